@@ -1,0 +1,41 @@
+# Everything runs in an environment of its own; VENV=DIR puts it elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup quickstart test test-slow check tables bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 28
+
+# The stamps hold the hash of what was installed, so an edited requirements file installs again.
+CORE_STAMP := $(VENV)/.core-$(shell cat requirements.txt | sha256sum | cut -c1-16)
+DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE_STAMP): | $(VENV)/bin/python
+	@echo "Installing requirements.txt into $(VENV) (about 5 GB, a few minutes the first time)"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): | $(CORE_STAMP)
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+setup: $(CORE_STAMP)  ## build the environment
+
+quickstart: $(CORE_STAMP)  ## train the four operators on MNIST-5k: table and figure
+	$(PY) tools/quickstart.py
+
+test: $(DEV_STAMP)  ## the whole default suite
+	$(PY) -m pytest
+
+check: $(DEV_STAMP)  ## lint, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
