@@ -1,0 +1,73 @@
+"""One call for every operator of the paper's family, `y_i = sum_j w_ij * x_ij`."""
+
+import torch
+from torch import Tensor
+
+from models.ops import library
+from models.ops.reference import generate_and_aggregate_reference, per_position_reference, shared_reference
+
+
+def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sum each position's window of x with weights: `y_i = sum_j w_ij * x_ij + bias`.
+
+    Args:
+        x: (B, H, W, C).
+        weight: (G, k, k) static, (B, G, k, k) one set per image, or (B, H, W, G, k, k) one set per position.
+            G divides C; channel c uses group `c // (C // G)`.
+        bias: (C,) or None.
+
+    Returns:
+        (B, H, W, C), contiguous. The map is zero-padded by (k - 1) // 2 before and k // 2 after.
+
+    Raises:
+        ValueError: a shape does not fit.
+    """
+    _check(x, weight, bias)
+    if weight.dim() < 6:
+        out = shared_reference(x, weight)
+    elif torch.onnx.is_in_onnx_export():
+        out = per_position_reference(x, weight)  # ONNX has no such operator: write out the sum
+    else:
+        out = library.per_position(x, weight)
+    return out if bias is None else out + bias.to(out.dtype)
+
+
+def generate_and_aggregate(
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
+) -> Tensor:
+    """The inhomogeneous dynamic operator: `w_i = weight @ hidden_i + bias` at each position, then the sum.
+
+    Args:
+        x: (B, H, W, C).
+        hidden: (B, H, W, D), what the weights are made from.
+        weight: (groups * kernel * kernel, D), the output layer of the weight generator.
+        bias: (groups * kernel * kernel,) or None.
+        groups: sets of weights at each position; divides C.
+        kernel: window size.
+
+    Returns:
+        (B, H, W, C), contiguous.
+
+    Raises:
+        ValueError: a shape does not fit.
+    """
+    if x.dim() != 4 or hidden.shape[:3] != x.shape[:3]:
+        raise ValueError(f"x {tuple(x.shape)} and hidden {tuple(hidden.shape)} must agree in (B, H, W)")
+    if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
+        raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
+    if torch.onnx.is_in_onnx_export():
+        return generate_and_aggregate_reference(x, hidden, weight, bias, groups, kernel)
+    return library.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"x must be (B, H, W, C), got {tuple(x.shape)}")
+    if weight.dim() not in (3, 4, 6) or weight.shape[: weight.dim() - 3] != x.shape[: max(weight.dim() - 3, 0)]:
+        raise ValueError(
+            f"weight {tuple(weight.shape)} must be (G,k,k), (B,G,k,k) or (B,H,W,G,k,k) for {tuple(x.shape)}"
+        )
+    if x.shape[-1] % weight.shape[-3]:
+        raise ValueError(f"{weight.shape[-3]} groups do not divide {x.shape[-1]} channels")
+    if bias is not None and bias.shape != x.shape[-1:]:
+        raise ValueError(f"bias {tuple(bias.shape)} must be ({x.shape[-1]},)")
