@@ -1,0 +1,10 @@
+"""The model zoo: one backbone, many token mixers.
+
+``create_model("dw_conv_tiny", num_classes=1000, img_size=224, drop_path_rate=0.2, **overrides)``; after this import
+``timm.create_model`` knows the same names.
+"""
+
+from models.config import ModelConfig, build_model
+from models.zoo import create_model, list_models
+
+__all__ = ["ModelConfig", "build_model", "create_model", "list_models"]

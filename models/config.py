@@ -1,0 +1,66 @@
+"""The ``model`` section of a config: a typed schema with one field for each constructor argument of the backbone."""
+
+from inspect import signature
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from torch import nn
+
+from models import zoo
+from models.backbone import LocalNet
+from models.mixers import mixer_class, mixer_options, nearest
+
+
+class _ModelConfigBase(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(description="a model of the zoo, or timm:NAME")
+    num_classes: int = Field(default=1000, ge=0)
+    in_chans: int = Field(default=3, ge=1)
+    img_size: int | tuple[int, int] = 224
+    grad_checkpointing: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        """YAML knows lists where the constructor takes tuples."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "_ModelConfigBase":
+        if not self.name.startswith("timm:") and self.name not in zoo.list_models():
+            raise ValueError(f"name: {self.name!r} is not known{nearest(self.name, zoo.list_models())}")
+        mixer = getattr(self, "mixer", None)
+        if mixer is not None:
+            mixer_class(mixer)
+            for key in getattr(self, "mixer_args", None) or {}:
+                if key not in mixer_options(mixer):
+                    known = nearest(key, mixer_options(mixer))
+                    raise ValueError(f"mixer_args.{key}: mixer {mixer!r} has no such option{known}")
+        return self
+
+
+def _fields() -> dict[str, Any]:
+    """The constructor's other arguments; None, their default here, means "as the named model has it"."""
+    hints = get_type_hints(LocalNet.__init__)
+    names = [name for name in signature(LocalNet.__init__).parameters if name != "self"]
+    return {name: (hints[name] | None, None) for name in names if name not in _ModelConfigBase.model_fields}
+
+
+# Derived from the signature, so that schema and constructor cannot drift apart.
+ModelConfig: Any = create_model("ModelConfig", __base__=_ModelConfigBase, **_fields())
+ModelConfig.__doc__ = "Name of a model and what to change in it; every field is a constructor argument of LocalNet."
+
+
+def build_model(config: Any) -> nn.Module:
+    """Build the model that a :class:`ModelConfig` describes. ValueError names a field that the model cannot have."""
+    values = config.model_dump(exclude_none=True, exclude={"name", "grad_checkpointing"})
+    given = config.model_fields_set
+    if config.name.startswith("timm:") and "img_size" not in given:
+        values.pop("img_size")  # many of timm's models take none
+    model = zoo.create_model(config.name, **values)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model

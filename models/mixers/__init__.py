@@ -1,0 +1,83 @@
+"""Token mixers, one file per operator, looked up by name."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+from models.mixers.base import Mixer, Site
+from models.mixers.properties import Properties
+
+_MIXERS: dict[str, type[Mixer]] = {}
+
+
+def register_mixer(name: str) -> Callable[[type[Mixer]], type[Mixer]]:
+    """Make a mixer class known under ``name`` (the value of ``model.mixer`` in a config)."""
+
+    def add(cls: type[Mixer]) -> type[Mixer]:
+        if name in _MIXERS:
+            raise ValueError(f"mixer {name!r} is registered twice")
+        _MIXERS[name] = cls
+        return cls
+
+    return add
+
+
+def list_mixers() -> list[str]:
+    """Names of all registered mixers, sorted."""
+    return sorted(_MIXERS)
+
+
+def mixer_class(name: str) -> type[Mixer]:
+    """The class registered as ``name``; ValueError names the nearest one."""
+    if name not in _MIXERS:
+        raise ValueError(f"mixer: {name!r} is not known{nearest(name, _MIXERS)}")
+    return _MIXERS[name]
+
+
+def mixer_options(name: str) -> dict[str, Parameter]:
+    """The keyword options of a mixer, by name, as its constructor declares them."""
+    parameters = signature(mixer_class(name)).parameters
+    return {key: value for key, value in parameters.items() if value.kind is Parameter.KEYWORD_ONLY}
+
+
+def build_mixer(name: str, site: Site, *, window_size: int, **options: Any) -> Mixer:
+    """Build the mixer ``name`` for a place in the pyramid; ValueError names an option that it does not have."""
+    cls, known = mixer_class(name), mixer_options(name)
+    for key in options:
+        if key not in known:
+            raise ValueError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
+    return cls(site, window_size=window_size, **options)  # type: ignore[call-arg]
+
+
+def nearest(word: str, known: Any) -> str:
+    """The end of an error message: the nearest valid name, else the valid ones."""
+    close = get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else f" (one of: {', '.join(sorted(known))})"
+
+
+# Importing the operator files fills the registry.
+from models.mixers import (  # noqa: E402
+    depthwise,
+    dynamic_depthwise,
+    inhomogeneous_dynamic,
+    static_window,
+    window_attention,
+)
+
+__all__ = [
+    "Mixer",
+    "Properties",
+    "Site",
+    "build_mixer",
+    "depthwise",
+    "dynamic_depthwise",
+    "inhomogeneous_dynamic",
+    "list_mixers",
+    "mixer_class",
+    "mixer_options",
+    "nearest",
+    "register_mixer",
+    "static_window",
+    "window_attention",
+]

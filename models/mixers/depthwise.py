@@ -1,0 +1,77 @@
+"""DW-Conv: the static depth-wise convolution of the paper, and the block around it that its dynamic forms share."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.depthwise_conv import DepthwiseConv
+from models.layers.norms import build_norm, normalize
+from models.layers.pointwise import PointwiseConv
+from models.layers.resize import resize_kernel
+from models.mixers import register_mixer
+from models.mixers.base import Mixer, Site
+from models.mixers.properties import Properties
+
+
+class DepthwiseMixer(Mixer):
+    """1x1 conv, norm, ReLU, operator, norm, ReLU, 1x1 conv, norm (Table 7); no ReLU at the end.
+
+    The operator is the sum over the local window; subclasses build it as a module from (B, H, W, C) to the same shape.
+    ``window_pad`` zero-pads the map at the bottom and right to multiples of the window before everything and crops it
+    after, as the authors' dense backbones do; at sizes that are multiples it changes nothing.
+    """
+
+    default_norm: ClassVar[str] = "bn"
+    prenorm: ClassVar[bool] = False
+
+    def __init__(self, site: Site, operator: nn.Module, *, window_size: int, window_pad: bool = False) -> None:
+        super().__init__()
+        dim, norm = site.dim, site.norm or self.default_norm
+        self.window_size, self.window_pad = window_size, window_pad
+        self.proj_in = PointwiseConv(dim, dim)
+        self.norm_in = build_norm(norm, dim)
+        self.op = operator
+        self.norm_op = build_norm(norm, dim)
+        self.proj_out = PointwiseConv(dim, dim)
+        self.norm_out = build_norm(norm, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        if self.window_pad:
+            x = F.pad(x, (0, 0, 0, -width % self.window_size, 0, -height % self.window_size))
+        x = F.relu(normalize(self.norm_in, self.proj_in(x)))
+        x = F.relu(normalize(self.norm_op, self.op(x)))
+        x = normalize(self.norm_out, self.proj_out(x))
+        return x[:, :height, :width] if self.window_pad else x
+
+
+@register_mixer("dw_conv")
+class StaticDepthwise(DepthwiseMixer):
+    """DW-Conv (section 2.4): one learned kernel per channel, the same at every position and for every image.
+
+    With ``share_channels`` the kernels are shared within as many channel groups as Swin has heads (Table 10).
+    """
+
+    properties = Properties(
+        positions="local window",
+        channels_connected=False,
+        shared_positions="yes",
+        shared_channels="no",
+        dynamic=False,
+    )
+
+    def __init__(
+        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
+    ) -> None:
+        groups = site.num_heads if share_channels else site.dim
+        operator = DepthwiseConv(site.dim, window_size, groups=groups)
+        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        if share_channels:
+            self.properties = replace(self.properties, shared_channels="groups")
+
+    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
+        if name == "op.weight" and value.ndim == 3 and value.shape[0] == self.op.groups:
+            return resize_kernel(value, self.window_size)
+        return None

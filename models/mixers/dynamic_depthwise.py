@@ -1,0 +1,91 @@
+"""D-DW-Conv: depth-wise convolution with kernels computed from the image (homogeneous dynamic)."""
+
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.pointwise import GlobalAvgPool, PointwiseConv
+from models.layers.resize import resize_kernel
+from models.mixers import register_mixer
+from models.mixers.base import Site
+from models.mixers.depthwise import DepthwiseMixer
+from models.mixers.properties import Properties
+from models.ops import local_aggregate
+
+
+class ImageKernels(nn.Module):
+    """The k x k kernels of one image for each channel: (B, H, W, C) to (B, C, k, k) (section 2.4, appendix D).
+
+    Global average pool, 1x1 conv C to C/4, BN, ReLU, 1x1 conv C/4 to C*k*k with bias; no sigmoid. The BN sees one
+    vector per image; a training batch of one image has no variance, and such a batch is normalised with the running
+    statistics, so that the last odd batch of an epoch or a dense crop does not stop a run.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, *, reduction: int = 4) -> None:
+        super().__init__()
+        self.dim, self.kernel_size = dim, kernel_size
+        self.pool = GlobalAvgPool()
+        self.reduce = PointwiseConv(dim, dim // reduction)
+        self.norm = nn.BatchNorm2d(dim // reduction)
+        self.act = nn.ReLU()
+        self.expand = PointwiseConv(dim // reduction, dim * kernel_size**2, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act(self._normalize(self.reduce(self.pool(x))))
+        return self.expand(hidden).view(-1, self.dim, self.kernel_size, self.kernel_size)
+
+    def _normalize(self, hidden: Tensor) -> Tensor:
+        norm = self.norm
+        if self.training and len(hidden) == 1 and type(norm) is nn.BatchNorm2d:
+            return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(hidden[:, :, None, None])[:, :, 0, 0]
+
+
+class DynamicDepthwiseConv(nn.Module):
+    """Depth-wise convolution of (B, H, W, C) with the kernels that ``generator`` gives for each image, plus a bias."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.generator = ImageKernels(dim, kernel_size)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return local_aggregate(x, self.generator(x), self.bias)
+
+
+@register_mixer("d_dw_conv")
+class DynamicDepthwise(DepthwiseMixer):
+    """D-DW-Conv (section 2.4): a kernel per channel and image, the same at every position."""
+
+    properties = Properties(
+        positions="local window",
+        channels_connected=False,
+        shared_positions="yes",
+        shared_channels="no",
+        dynamic=True,
+    )
+
+    def __init__(self, site: Site, *, window_size: int = 7, window_pad: bool = False) -> None:
+        operator = DynamicDepthwiseConv(site.dim, window_size)
+        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+
+    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
+        if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
+            return resize_generator(value, self.op.generator.dim, self.window_size)
+        return None
+
+
+def resize_generator(value: Tensor, kernels: int, size: int) -> Tensor | None:
+    """Resize what a kernel generator puts out, its last layer being linear: each input's kernels and the bias alike.
+
+    ``value`` is (kernels * k * k, ...) with k found from its length; returns (kernels * size * size, ...).
+    """
+    taps = value.shape[0] // kernels
+    old = round(taps**0.5)
+    if old * old * kernels != value.shape[0]:
+        return None
+    rest = value.shape[1:]
+    rows = value.reshape(kernels, old, old, -1).permute(0, 3, 1, 2)
+    rows = resize_kernel(rows, size)
+    return rows.permute(0, 2, 3, 1).reshape(kernels * size * size, *rest)

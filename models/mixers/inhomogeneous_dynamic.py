@@ -1,0 +1,81 @@
+"""I-Dynamic: weights computed at each position (inhomogeneous dynamic, appendix F and Table 11)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.norms import normalize
+from models.layers.pointwise import PointwiseConv
+from models.mixers import register_mixer
+from models.mixers.base import Site
+from models.mixers.depthwise import DepthwiseMixer
+from models.mixers.dynamic_depthwise import resize_generator
+from models.mixers.properties import Properties
+from models.ops import generate_and_aggregate
+
+
+class PositionKernels(nn.Module):
+    """The generator of each position's k x k weights for ``groups`` channel groups.
+
+    At each position: 1x1 conv C to C/4 with bias, BN, ReLU, 1x1 conv C/4 to groups*k*k with bias. The module holds the
+    parameters and gives the hidden map (B, H, W, C/4); its last layer is applied inside the aggregation, so that the
+    groups*k*k weights per position need never be in memory together.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, groups: int, *, reduction: int = 4) -> None:
+        super().__init__()
+        self.groups, self.kernel_size = groups, kernel_size
+        self.reduce = PointwiseConv(dim, dim // reduction, bias=True)
+        self.norm = nn.BatchNorm2d(dim // reduction)
+        self.expand = PointwiseConv(dim // reduction, groups * kernel_size**2, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(normalize(self.norm, self.reduce(x)))
+
+
+class InhomogeneousConv(nn.Module):
+    """Aggregate (B, H, W, C) over the local window with weights generated at each position; no output bias."""
+
+    def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(f"mixer_args.groups: {dim} channels cannot be split evenly into {groups} groups")
+        self.generator = PositionKernels(dim, kernel_size, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = self.generator
+        expand = generator.expand
+        hidden = generator(x)
+        return generate_and_aggregate(
+            x, hidden, expand.weight.flatten(1), expand.bias, generator.groups, generator.kernel_size
+        )
+
+
+@register_mixer("i_dynamic")
+class InhomogeneousDynamic(DepthwiseMixer):
+    """I-Dynamic: 49 weights for each of ``groups`` channel groups at each position.
+
+    ``groups`` is one number for all stages (the paper: 32) or one per stage; channel c belongs to group
+    ``c // (C / groups)``.
+    """
+
+    properties = Properties(
+        positions="local window",
+        channels_connected=False,
+        shared_positions="no",
+        shared_channels="groups",
+        dynamic=True,
+    )
+
+    def __init__(
+        self, site: Site, *, window_size: int = 7, groups: int | Sequence[int] = 32, window_pad: bool = False
+    ) -> None:
+        here = groups if isinstance(groups, int) else groups[site.stage]
+        operator = InhomogeneousConv(site.dim, window_size, here)
+        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+
+    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
+        if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
+            return resize_generator(value, self.op.generator.groups, self.window_size)
+        return None

@@ -1,0 +1,67 @@
+"""Static Swin: the attention weights of each window are parameters (Tables 4 and 10)."""
+
+from dataclasses import replace
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from models.layers.resize import resize_window_weights
+from models.mixers import register_mixer
+from models.mixers.base import Mixer, Site
+from models.mixers.properties import Properties
+from models.mixers.windows import from_windows, to_windows, window_shift
+
+
+@register_mixer("static_window")
+class StaticWindow(Mixer):
+    """Window attention whose weights are learned: value and output projection stay, query and key are gone.
+
+    Weights are (windows, heads, n, n), one set for each window of the map, or with ``share_windows`` (1, heads, n, n),
+    one set for all. Both are bound to the input size that they were built for: another size is a ValueError.
+    """
+
+    properties = Properties(
+        positions="local window",
+        channels_connected=False,
+        shared_positions="no",
+        shared_channels="groups",
+        dynamic=False,
+    )
+
+    def __init__(self, site: Site, *, window_size: int = 7, share_windows: bool = False) -> None:
+        super().__init__()
+        if site.dim % site.num_heads:
+            raise ValueError(f"num_heads: {site.dim} channels cannot be split evenly into {site.num_heads} heads")
+        self.num_heads, self.resolution = site.num_heads, tuple(site.resolution)
+        self.window_size = min(window_size, *site.resolution)
+        self.shift = self.window_size // 2 if site.index % 2 else 0
+        self.grid = (-(-site.resolution[0] // self.window_size), -(-site.resolution[1] // self.window_size))
+        windows = 1 if share_windows else self.grid[0] * self.grid[1]
+        n = self.window_size**2
+        self.value = nn.Linear(site.dim, site.dim)
+        self.weight = nn.Parameter(trunc_normal_(torch.zeros(windows, site.num_heads, n, n), std=0.02))
+        self.proj = nn.Linear(site.dim, site.dim)
+        if share_windows:
+            self.properties = replace(self.properties, shared_positions="between windows")
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (x.shape[1], x.shape[2])
+        if size != self.resolution:
+            raise ValueError(
+                f"static_window: the map is {size[0]}x{size[1]} but its weights belong to "
+                f"{self.resolution[0]}x{self.resolution[1]}; build the model with the img_size of its input"
+            )
+        shift = window_shift(size, self.window_size, self.shift)
+        windows = to_windows(x, self.window_size, shift)
+        batch, count, n, dim = windows.shape
+        value = self.value(windows).view(batch, count, n, self.num_heads, -1).transpose(2, 3)
+        y = torch.matmul(self.weight, value)
+        y = self.proj(y.transpose(2, 3).reshape(batch, count, n, dim))
+        return from_windows(y, self.window_size, size, shift)
+
+    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
+        shared = self.weight.shape[0] == 1
+        if name == "weight" and value.ndim == 4 and (value.shape[0] == 1) == shared:
+            return resize_window_weights(value, self.grid, self.window_size)
+        return None

@@ -1,0 +1,96 @@
+"""The named models, registered with timm: three sizes of four token mixers."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from models.backbone import LocalNet
+from models.mixers import nearest
+
+# Section 3.1 and Table 7. Nano is the same pyramid for images of about 28 pixels, for the quickstart and tests.
+SIZES: dict[str, dict[str, Any]] = {
+    "nano": {"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)},
+    "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+}
+FAMILIES: dict[str, str] = {
+    "swin": "window_attention",
+    "dw_conv": "dw_conv",
+    "d_dw_conv": "d_dw_conv",
+    "i_dynamic": "i_dynamic",
+}
+_DEFAULT_CFG: dict[str, Any] = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": None,
+    "crop_pct": 224 / 256,
+    "interpolation": "bicubic",
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "patch_embed.proj",
+    "classifier": "head",
+    "license": "mit",
+}
+default_cfgs: dict[str, Any] = {}  # timm looks for this name in the module of an entry point
+_CLASSES: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register(name: str, cls: Callable[..., nn.Module], **arguments: Any) -> None:
+    """Register a model with timm and with :func:`list_models`; ``arguments`` are the defaults that callers override."""
+
+    def build(pretrained: bool = False, **overrides: Any) -> nn.Module:
+        if pretrained:
+            raise ValueError(f"{name}: no weights are hosted; train it or convert the authors' checkpoint")
+        feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+        merged = {**arguments, **overrides}
+        return build_model_with_cfg(
+            cls, name, False, feature_cfg=feature_cfg, kwargs_filter=("global_pool",), **merged
+        )
+
+    build.__name__, build.__module__ = name, __name__
+    build.__doc__ = f"{cls.__name__} with {arguments}"
+    default_cfgs.update(generate_default_cfgs({name: _DEFAULT_CFG}))
+    register_model(build)
+    _CLASSES[name] = cls
+
+
+for _family, _mixer in FAMILIES.items():
+    for _size, _arguments in SIZES.items():
+        register(f"{_family}_{_size}", LocalNet, mixer=_mixer, **_arguments)
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create_model` builds without a prefix, in order of registration."""
+    return list(_CLASSES)
+
+
+def create_model(name: str, **overrides: Any) -> nn.Module:
+    """Build a model by name; ``overrides`` are constructor arguments of :class:`models.backbone.LocalNet`.
+
+    ``timm:NAME`` builds a comparison model of timm, without pretrained weights. ``features_only=True`` gives the four
+    NCHW maps at strides 4, 8, 16, 32.
+
+    Raises:
+        ValueError: an unknown name or override, with the nearest valid one.
+    """
+    if name.startswith("timm:"):
+        if not timm.is_model(name.removeprefix("timm:")):
+            raise ValueError(f"model.name: timm has no model {name.removeprefix('timm:')!r}")
+        return timm.create_model(name.removeprefix("timm:"), pretrained=False, **overrides)
+    if name not in _CLASSES:
+        raise ValueError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
+    _check_overrides(name, overrides)
+    return timm.create_model(name, pretrained=False, **overrides)
+
+
+def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
+    known = [*signature(_CLASSES[name]).parameters, "features_only", "out_indices"]
+    for key in overrides:
+        if key not in known:
+            raise ValueError(f"model.{key}: {name} has no such argument{nearest(key, known)}")
