@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from data.config import DataConfig
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.config import DataConfig
 from models.config import ModelConfig
 
 Positive = Annotated[int, Field(gt=0)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from models.layers.resize import resize_kernel
 from models.ops import local_aggregate
 
 
@@ -35,6 +36,10 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return local_aggregate(x, self.weight, self.bias)
+
+    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
+        """Kernels of another size, interpolated (Table 5); None for anything else."""
+        return resize_kernel(value, self.kernel_size) if name == "weight" and value.ndim == 3 else None
 
     def extra_repr(self) -> str:
         return f"{self.dim}, kernel_size={self.kernel_size}, groups={self.groups}, bias={self.bias is not None}"

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from models.layers.depthwise_conv import DepthwiseConv
 from models.layers.norms import build_norm, normalize
 from models.layers.pointwise import PointwiseConv
-from models.layers.resize import resize_kernel
 from models.mixers import register_mixer
 from models.mixers.base import Mixer, Site
 from models.mixers.properties import Properties
@@ -70,8 +69,3 @@ class StaticDepthwise(DepthwiseMixer):
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
         if share_channels:
             self.properties = replace(self.properties, shared_channels="groups")
-
-    def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
-        if name == "op.weight" and value.ndim == 3 and value.shape[0] == self.op.groups:
-            return resize_kernel(value, self.window_size)
-        return None

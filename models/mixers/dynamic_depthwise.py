@@ -1,6 +1,5 @@
 """D-DW-Conv: depth-wise convolution with kernels computed from the image (homogeneous dynamic)."""
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

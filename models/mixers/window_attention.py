@@ -1,6 +1,5 @@
 """Local attention of Swin: softmax attention inside (shifted) windows, with a relative position bias."""
 
-
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_

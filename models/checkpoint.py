@@ -1,0 +1,197 @@
+"""Reading weights, converting other people's names, and loading them into a model of another size or class count."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.mixers.window_attention import relative_position_index
+
+State = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit; the message names the file or key."""
+
+
+def read_weights(path: str | Path) -> State:
+    """The weights in a ``.safetensors`` file or a pickled checkpoint, under the names in the file.
+
+    Pickles are opened with ``weights_only=True`` and nothing else. Weights under ``model`` or ``state_dict`` are
+    unwrapped; of a detector or segmentor only what has the prefix ``backbone.`` is taken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
+    if any(key.startswith("backbone.") for key in state):
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    return state
+
+
+def _unpickle(path: Path) -> State:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError("no dictionary of tensors at its top level, under 'model' or under 'state_dict'")
+    return content
+
+
+# The authors' and Swin's names inside a block, and ours.
+_BLOCK_RULES: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(rf"^{pattern}"), replacement)
+    for pattern, replacement in [
+        (r"attn2conv\.conv0\.", "mixer.proj_in."),
+        (r"attn2conv\.bn0\.", "mixer.norm_in."),
+        (r"attn2conv\.conv\.(weight|bias)$", r"mixer.op.\1"),
+        (r"attn2conv\.conv\.conv1\.weight$", "mixer.op.generator.reduce.weight"),
+        (r"attn2conv\.conv\.bn\.", "mixer.op.generator.norm."),
+        (r"attn2conv\.conv\.conv2\.(weight|bias)$", r"mixer.op.generator.expand.\1"),
+        (r"attn2conv\.conv\.conv1\.0\.", "mixer.op.generator.reduce."),
+        (r"attn2conv\.conv\.conv1\.1\.", "mixer.op.generator.norm."),
+        (r"attn2conv\.conv\.conv2\.0\.", "mixer.op.generator.expand."),
+        (r"attn2conv\.bn\.", "mixer.norm_op."),
+        (r"attn2conv\.conv2\.", "mixer.proj_out."),
+        (r"attn2conv\.bn2\.", "mixer.norm_out."),
+        (r"attn\.(qkv|proj)\.", r"mixer.\1."),
+        (r"attn\.relative_position_bias_table$", "mixer.relative_position_bias_table"),
+        (r"bn\.", "norm2."),
+        (r"(norm[12]|mlp\.fc[12])\.", r"\1."),
+    ]
+]
+_BLOCK = re.compile(r"^layers\.(\d+)\.blocks\.(\d+)\.(.+)$")
+_DOWNSAMPLE = re.compile(r"^layers\.(\d+)\.downsample\.(.+)$")
+_TOP = re.compile(
+    r"^(patch_embed\.(proj|norm)|norm\d?|head)\.(weight|bias|running_mean|running_var|num_batches_tracked)$"
+)
+
+
+def convert_state(state: State) -> State:
+    """Translate a checkpoint of the authors, of Swin or of timm's Swin to this project's names.
+
+    Every key is used exactly once: renamed, or, for Swin's tables that follow from the shape (position index and shift
+    mask), checked and left out. A checkpoint with our own names is returned as it is.
+
+    Raises:
+        CheckpointError: a key that no rule knows, or a position index of another order.
+    """
+    if any(key.startswith("stages.") for key in state):
+        return dict(state)
+    # timm keeps the merging layer in the stage that it leads to, Swin in the one before.
+    merges_first = any(key.startswith("layers.1.downsample") for key in state) and not any(
+        key.startswith("layers.0.downsample") for key in state
+    )
+    converted: State = {}
+    for key, value in state.items():
+        new = _convert_key(key, value, merges_first)
+        if new is None:
+            continue
+        if new in converted:
+            raise CheckpointError(f"{key}: two keys of the checkpoint become {new}")
+        is_kernel = new.endswith("mixer.op.weight") and value.ndim == 4
+        converted[new] = value.squeeze(1) if is_kernel else value
+    return converted
+
+
+def _convert_key(key: str, value: Tensor, merges_first: bool) -> str | None:
+    """The new name of one key; None for a table that follows from the shape."""
+    if key.endswith("attn_mask"):
+        return None
+    if key.endswith("relative_position_index"):
+        expected = relative_position_index(round(value.shape[0] ** 0.5))
+        if not value.is_meta and not torch.equal(value.cpu(), expected):
+            raise CheckpointError(f"{key}: the position index is not the one of Swin")
+        return None
+    if match := _BLOCK.match(key):
+        stage, block, rest = match.groups()
+        for pattern, replacement in _BLOCK_RULES:
+            if pattern.search(rest):
+                return f"stages.{stage}.blocks.{block}.{pattern.sub(replacement, rest)}"
+    elif match := _DOWNSAMPLE.match(key):
+        stage = int(match[1]) + (0 if merges_first else 1)
+        return f"stages.{stage}.downsample.{match[2]}"
+    elif _TOP.match(key):
+        return key
+    elif key in ("head.fc.weight", "head.fc.bias"):
+        return key.replace("head.fc", "head")
+    raise CheckpointError(f"{key}: unknown key, neither the authors', Swin's nor this project's")
+
+
+@dataclass
+class LoadReport:
+    """What :func:`load_pretrained` changed on the way."""
+
+    resized: list[str] = field(default_factory=list)
+    replaced_head: str | None = None
+
+    def lines(self) -> list[str]:
+        """One line for each thing to tell the user."""
+        lines = [f"resized {item}" for item in self.resized]
+        if self.replaced_head:
+            lines.append(f"initialised anew: {self.replaced_head}")
+        return lines
+
+
+def load_pretrained(model: nn.Module, state: State) -> LoadReport:
+    """Load weights into a model that may have another window, input size or number of classes (section 3.4, Table 5).
+
+    Parameters bound to a window or position are resized by their own module (``resize_parameter``); a classifier of
+    another width stays newly initialised and is reported.
+
+    Raises:
+        CheckpointError: any other missing or unexpected key or shape; nothing is loaded then.
+    """
+    report = LoadReport()
+    state = dict(state)
+    own = model.state_dict()
+    _drop_other_head(model, state, own, report)
+    for key in sorted(state.keys() & own.keys()):
+        if state[key].shape != own[key].shape:
+            old = tuple(state[key].shape)
+            state[key] = _resize(model, key, state[key], own[key])
+            report.resized.append(f"{key} {old} -> {tuple(own[key].shape)}")
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        found = (("missing", missing), ("unexpected", unexpected))
+        parts = [f"{len(keys)} {what}, first {keys[0]}" for what, keys in found if keys]
+        raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(parts)}")
+    model.load_state_dict(state)
+    return report
+
+
+def _drop_other_head(model: nn.Module, state: State, own: State, report: LoadReport) -> None:
+    head = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    keys = [f"{head}.weight", f"{head}.bias"]
+    theirs, ours = state.get(keys[0]), own.get(keys[0])
+    if theirs is None or (ours is not None and theirs.shape == ours.shape):
+        return
+    for key in keys:
+        state.pop(key, None)
+        if ours is not None:
+            state[key] = own[key]
+    width = 0 if ours is None else ours.shape[0]
+    report.replaced_head = f"{head} ({theirs.shape[0]} classes in the checkpoint, {width} in the model)"
+
+
+def _resize(model: nn.Module, key: str, value: Tensor, target: Tensor) -> Tensor:
+    """Ask the module that owns the parameter, then those around it, to resize it."""
+    path = key.split(".")
+    for cut in range(len(path) - 1, 0, -1):
+        module = model.get_submodule(".".join(path[:cut]))
+        if hasattr(module, "resize_parameter"):
+            resized = module.resize_parameter(".".join(path[cut:]), value)
+            if resized is not None and resized.shape == target.shape:
+                return resized
+    raise CheckpointError(f"{key}: shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model")
