@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup quickstart test test-slow check tables bench clean
+.PHONY: help setup setup-dense quickstart test test-slow check tables bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -14,6 +14,7 @@ help:  ## list the targets
 # The stamps hold the hash of what was installed, so an edited requirements file installs again.
 CORE_STAMP := $(VENV)/.core-$(shell cat requirements.txt | sha256sum | cut -c1-16)
 DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+DENSE_STAMP := $(VENV)/.dense-$(shell cat requirements.txt requirements-dense.txt | sha256sum | cut -c1-16)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +28,13 @@ $(DEV_STAMP): | $(CORE_STAMP)
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
+$(DENSE_STAMP): | $(CORE_STAMP)
+	$(PY) tools/install_dense.py
+	@rm -f $(VENV)/.dense-* && touch $@
+
 setup: $(CORE_STAMP)  ## build the environment
+
+setup-dense: $(DENSE_STAMP)  ## add what detection and segmentation need (compiles mmcv, 7 minutes the first time)
 
 quickstart: $(CORE_STAMP)  ## train the four operators on MNIST-5k: table and figure
 	$(PY) tools/quickstart.py
