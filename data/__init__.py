@@ -1,0 +1,23 @@
+"""Data sets, transforms, samplers and loaders. See docs/data.md."""
+
+from data.batch import Batch, Replacement
+from data.config import DataConfig
+from data.errors import CorruptImageError, DataError, WorkerError
+from data.loader import EvalLoader, TrainLoader, as_worker_error, build_eval_loader, build_train_loader
+from data.mixup import Mixup, build_mixup
+
+__all__ = [
+    "Batch",
+    "CorruptImageError",
+    "DataConfig",
+    "DataError",
+    "EvalLoader",
+    "Mixup",
+    "Replacement",
+    "TrainLoader",
+    "WorkerError",
+    "as_worker_error",
+    "build_eval_loader",
+    "build_mixup",
+    "build_train_loader",
+]

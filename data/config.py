@@ -1,0 +1,116 @@
+"""The `data` section of a config. Defaults are the paper's ImageNet recipe (section 4.1, as in Swin)."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AugmentConfig(_Section):
+    """How training images are changed. `auto_augment` and the names of the modes are timm's."""
+
+    crop: Literal["auto", "resized", "padded"] = "auto"
+    """`resized`: random area and ratio; `padded`: zero padding, then a random crop without resizing;
+    `auto`: `padded` up to 32 pixels as in Swin, else `resized`."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: int = Field(default=4, ge=0)
+    hflip: float = Field(default=0.5, ge=0, le=1)
+    vflip: float = Field(default=0.0, ge=0, le=1)
+    color_jitter: float = Field(default=0.4, ge=0)
+    """Strength. As in timm it acts only where `auto_augment` is off."""
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    erase_prob: float = Field(default=0.25, ge=0, le=1)
+    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
+    erase_count: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1)
+    """Repeated augmentation: copies of an image in one epoch. The epoch keeps its length."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "AugmentConfig":
+        for name, low in (("scale", 0.0), ("ratio", 0.0)):
+            first, second = getattr(self, name)
+            if not low < first <= second:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+        return self
+
+
+class MixupConfig(_Section):
+    """Mixup, CutMix and label smoothing: all that turns a class number into a soft target."""
+
+    mixup: float = Field(default=0.8, ge=0)
+    cutmix: float = Field(default=1.0, ge=0)
+    prob: float = Field(default=1.0, ge=0, le=1)
+    switch_prob: float = Field(default=0.5, ge=0, le=1)
+    group: int = Field(default=128, ge=2, multiple_of=2)
+    """Samples that share one draw, counted along the epoch, so ranks and accumulation do not change it."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether images are mixed at all."""
+        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+class DataConfig(_Section):
+    """What is read, from where, and how it becomes batches."""
+
+    format: Literal["folder", "zip", "tar", "csv", "mnist5k"] = "folder"
+    root: Path | None = None
+    """Folder that holds the data. `mnist5k` needs none."""
+    train: str | None = None
+    """Name below `root`; by default `train`, `train.zip`, `train-*.tar` or `train.csv`."""
+    val: str | None = None
+    """Name below `root`; by default `val`, `val.zip`, `val-*.tar` or `val.csv`."""
+    name: str | None = None
+    """Name of the data set in results; by default the name of `root`. MNIST-5k is always called so."""
+    index: Path | None = None
+    """Folder of the index files; by default `root`. Written by tools/prepare_imagenet.py."""
+    classes: str | None = None
+    """Which classes the labels mean: `imagenet_a`, `imagenet_r`, `imagenet_v2`, or a file with one name a line."""
+    channels: Literal[1, 3] = 3
+    """Must equal `model.in_chans`. Grey images are copied to 3 channels, colour ones made grey for 1."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop_pct: float = Field(default=0.875, gt=0, le=1)
+    """Test crop: the shorter side becomes size / crop_pct (256 for 224), then the centre is cut."""
+    eval_crop: Literal["auto", "center", "squash", "none"] = "auto"
+    """`squash` resizes both sides (Swin at 384); `none` cuts or pads; `auto`: `none` up to 32 pixels."""
+    workers: int = Field(default=8, ge=0)
+    prefetch: int = Field(default=2, ge=1)
+    """Batches that each worker prepares ahead."""
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds to wait for a batch before the run ends with an error."""
+    pin_memory: bool = True
+    fast_decode: bool = True
+    """Faster JPEG decoding for training crops; see docs/data.md for the pixel difference. Evaluation is exact."""
+    max_corrupt: float = Field(default=0.001, ge=0, le=1)
+    """Largest share of unreadable training images before the run stops."""
+    max_pixels: int = Field(default=178_956_970, ge=1)
+    """Larger images are refused as decompression bombs."""
+    augment: AugmentConfig = AugmentConfig()
+    mixup: MixupConfig = MixupConfig()
+
+    @model_validator(mode="after")
+    def _channel_statistics(self) -> "DataConfig":
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise ValueError(f"{name} needs 1 or {self.channels} numbers (data.channels)")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        return self
+
+    @property
+    def dataset_name(self) -> str:
+        """Name for results and logs."""
+        if self.format == "mnist5k":
+            return "MNIST-5k"
+        return self.name or (self.root.name if self.root else self.format)

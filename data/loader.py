@@ -1,0 +1,183 @@
+"""Loaders for training and evaluation: the same batches for any number of workers, ranks and restarts."""
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.batch import Batch, Normalizer, RawBatch, Replacement
+from data.config import DataConfig
+from data.dataset import BatchDataset
+from data.errors import CorruptImageError, DataError, WorkerError
+from data.readers import Reader, open_reader
+from data.records import ImageList
+from data.sampler import BatchKey, EvalSampler, TrainSampler
+from data.seeding import preserved_generators
+from data.transforms import EvalTransform, Size, TrainTransform, channel_values
+
+
+class _Pipeline:
+    """Workers, normalisation and the errors that both loaders share."""
+
+    def __init__(self, cfg: DataConfig, dataset: BatchDataset, sampler: Sampler[BatchKey]) -> None:
+        self.cfg = cfg
+        self._normalize = Normalizer(channel_values(cfg.mean, cfg.channels), channel_values(cfg.std, cfg.channels))
+        self._loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=_identity,  # the dataset makes whole batches
+            num_workers=cfg.workers,
+            prefetch_factor=cfg.prefetch if cfg.workers else None,
+            persistent_workers=cfg.workers > 0,
+            timeout=cfg.timeout if cfg.workers else 0,
+            pin_memory=cfg.pin_memory and torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each epoch would draw from the generator that dropout uses
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield finished batches. Raises WorkerError for a dead or silent worker."""
+        batches = iter(self._loader)
+        while True:
+            with nullcontext() if self.cfg.workers else preserved_generators():
+                try:
+                    raw: RawBatch = next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    raise as_worker_error(error, self.cfg) or error from error
+            if raw.error:
+                raise CorruptImageError(raw.error)
+            yield self._normalize(raw)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._loader._iterator = None
+
+
+def as_worker_error(error: BaseException, cfg: DataConfig) -> WorkerError | None:
+    """Return the error in our words if it tells of a dead or silent worker, else None."""
+    text = str(error)
+    if "DataLoader timed out" in text:
+        return WorkerError(f"no batch from {cfg.workers} loader workers for {cfg.timeout:g} s (data.timeout)")
+    if "DataLoader worker" in text and ("killed" in text or "exited" in text):
+        return WorkerError("a loader worker died: " + text.split("\n")[0])
+    return None
+
+
+class _Loader:
+    """What both loaders tell about their images."""
+
+    def __init__(self, cfg: DataConfig, reader: Reader) -> None:
+        self.records: ImageList = reader.records
+        self.dataset_name = cfg.dataset_name
+        self.classes = reader.records.classes
+
+    @property
+    def num_images(self) -> int:
+        """Number of images over all ranks."""
+        return len(self.records)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the labels count."""
+        return len(self.classes)
+
+    def name(self, index: int) -> str:
+        """Return the name of one image."""
+        return self.records.name(index)
+
+
+class TrainLoader(_Loader):
+    """Endless training data, one epoch at a time.
+
+    `len()` is the number of batches of an epoch on this rank. `replaced` lists the unreadable images so far.
+    """
+
+    def __init__(self, cfg: DataConfig, reader: Reader, sampler: TrainSampler, transform: TrainTransform) -> None:
+        super().__init__(cfg, reader)
+        self.replaced: dict[int, Replacement] = {}
+        self._allowed = math.floor(cfg.max_corrupt * len(reader.records))
+        self._sampler = sampler
+        self._pipeline = _Pipeline(cfg, BatchDataset(reader, transform, training=True), sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `start` on, exactly as an uninterrupted epoch would.
+
+        Raises DataError when more than `data.max_corrupt` of the images cannot be read, WorkerError for
+        a dead or silent worker.
+        """
+        self._sampler.set_epoch(epoch, start)
+        for batch in self._pipeline.batches():
+            self._count(batch)
+            yield batch
+
+    def _count(self, batch: Batch) -> None:
+        self.replaced.update({entry.index: entry for entry in batch.replaced})
+        if len(self.replaced) > self._allowed:
+            last = list(self.replaced.values())[-1].reason
+            raise DataError(
+                f"{len(self.replaced)} of {self.num_images} training images cannot be read, above "
+                f"data.max_corrupt={self._pipeline.cfg.max_corrupt:g}; the last: {last}"
+            )
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pipeline.close()
+
+
+class EvalLoader(_Loader):
+    """Each image exactly once over all ranks; `len()` is the number of batches of this rank (0 is possible)."""
+
+    def __init__(self, cfg: DataConfig, reader: Reader, sampler: EvalSampler, transform: EvalTransform) -> None:
+        super().__init__(cfg, reader)
+        self._sampler = sampler
+        self._pipeline = _Pipeline(cfg, BatchDataset(reader, transform, training=False), sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches. Raises CorruptImageError naming the file that cannot be read."""
+        return self._pipeline.batches()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pipeline.close()
+
+
+def build_train_loader(
+    cfg: DataConfig, *, img_size: int | Size, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0
+) -> TrainLoader:
+    """Build the training loader of a rank; `batch_size` is per rank. Raises DataError for bad input."""
+    if cfg.mixup.enabled and batch_size % 2:
+        raise DataError(f"a batch of {batch_size} per rank must be even: mixup mixes neighbours (data.mixup)")
+    reader = open_reader(cfg, "train")
+    sampler = TrainSampler(
+        len(reader.records),
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        repeats=cfg.augment.repeats,
+    )
+    return TrainLoader(cfg, reader, sampler, TrainTransform(cfg, img_size))
+
+
+def build_eval_loader(
+    cfg: DataConfig, *, img_size: int | Size, batch_size: int, rank: int = 0, world_size: int = 1
+) -> EvalLoader:
+    """Build the evaluation loader of a rank over the val split. Raises DataError for bad input."""
+    reader = open_reader(cfg, "val")
+    sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
+    return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
+
+
+def _identity(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,171 @@
+"""Image transforms: timm's operations with Swin's arguments, drawn in timm's order.
+
+With the generators seeded alike, `TrainTransform` gives the pixels and erased boxes that
+`timm.data.create_transform` gives (paper section 4.1: "the same recipe as Swin").
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import CenterCropOrPad, RandomResizedCropAndInterpolation, str_to_pil_interp
+from torchvision import transforms
+
+from data.config import AugmentConfig, DataConfig
+from data.decode import decode
+from data.errors import DataError
+
+Size = tuple[int, int]
+SMALL = 32  # up to this size Swin pads and crops, and does not resize
+
+
+@dataclass
+class Erased:
+    """One erased box of an image: noise float32 (C, h, w) in normalised units goes to [top:, left:]."""
+
+    top: int
+    left: int
+    noise: torch.Tensor
+
+
+@dataclass
+class Sample:
+    """One image: pixels uint8 (H, W, C) and its erased boxes."""
+
+    pixels: np.ndarray
+    erased: list[Erased]
+
+
+def pair(size: int | Size) -> Size:
+    """Return (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def channel_values(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return one value for each channel; one number serves all."""
+    return values * channels if len(values) == 1 else values
+
+
+class TrainTransform:
+    """Random crop, flips, RandAugment or colour jitter, random erasing. The generators must be seeded before."""
+
+    def __init__(self, cfg: DataConfig, img_size: int | Size) -> None:
+        self.size = pair(img_size)
+        self.cfg = cfg
+        augment = cfg.augment
+        self.resized = augment.crop == "resized" or (augment.crop == "auto" and max(self.size) > SMALL)
+        self.resample = str_to_pil_interp(cfg.interpolation)
+        self.padded_crop = transforms.RandomCrop(self.size, padding=augment.padding, pad_if_needed=True)
+        self.operations = _operations(cfg, self.size)
+
+    def __call__(self, image: Image.Image, name: str) -> Sample:
+        """Transform an opened image. Raises CorruptImageError naming the file."""
+        image = self._crop(image, name)
+        for operation in self.operations:
+            image = operation(image)
+        pixels = to_array(image)
+        return Sample(pixels, draw_erased(self.cfg.augment, pixels.shape[2], self.size))
+
+    def _crop(self, image: Image.Image, name: str) -> Image.Image:
+        if not self.resized:
+            return self.padded_crop(decode(image, name, self.cfg.channels))
+        augment = self.cfg.augment
+        top, left, height, width = RandomResizedCropAndInterpolation.get_params(image, augment.scale, augment.ratio)
+        image = decode(image, name, self.cfg.channels).crop((left, top, left + width, top + height))
+        return image.resize(self.size[::-1], self.resample)
+
+
+def _operations(cfg: DataConfig, size: Size) -> list:
+    augment = cfg.augment
+    try:
+        first, second, _ = create_transform(
+            size,
+            is_training=True,
+            separate=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            vflip=augment.vflip,
+            color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # as in Swin, and timm allows it
+            auto_augment=augment.auto_augment,
+            interpolation=cfg.interpolation,
+            mean=channel_values(cfg.mean, cfg.channels),
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise DataError(
+            f"data.augment.auto_augment={augment.auto_augment} is not known to timm; e.g. rand-m9-mstd0.5-inc1"
+        ) from error
+    return first.transforms[1:] + second.transforms  # the first is the crop, done above
+
+
+def draw_erased(augment: AugmentConfig, channels: int, size: Size) -> list[Erased]:
+    """Draw the boxes of random erasing (Zhong et al., 2020) as timm draws them: area 2% to 33%, aspect 0.3 to 3.3.
+
+    The noise is standard normal and belongs on the normalised image, so it is carried beside the pixels.
+    """
+    if augment.erase_prob == 0 or random.random() > augment.erase_prob:
+        return []
+    count = 1 if augment.erase_count == 1 else random.randint(1, augment.erase_count)
+    boxes = [_draw_box(size, count) for _ in range(count)]
+    return boxes_with_noise([box for box in boxes if box], augment.erase_mode, channels)
+
+
+def _draw_box(size: Size, count: int) -> tuple[int, int, int, int] | None:
+    for _ in range(10):
+        area = random.uniform(0.02, 1 / 3) * size[0] * size[1] / count
+        aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height < size[0] and width < size[1]:
+            return random.randint(0, size[0] - height), random.randint(0, size[1] - width), height, width
+    return None
+
+
+def boxes_with_noise(boxes: list[tuple[int, int, int, int]], mode: str, channels: int) -> list[Erased]:
+    """Fill boxes (top, left, height, width): `pixel` noise, one `rand` colour, or `const` zero (the mean)."""
+    erased = []
+    for top, left, height, width in boxes:
+        shape = (channels, height, width)
+        if mode == "pixel":
+            noise = torch.empty(shape).normal_()
+        elif mode == "rand":
+            noise = torch.empty((channels, 1, 1)).normal_().expand(shape)
+        else:
+            noise = torch.zeros(shape)
+        erased.append(Erased(top, left, noise))
+    return erased
+
+
+class EvalTransform:
+    """Resize and centre crop as in timm's evaluation; small images are only cut or padded."""
+
+    def __init__(self, cfg: DataConfig, img_size: int | Size) -> None:
+        self.cfg = cfg
+        size = pair(img_size)
+        mode = cfg.eval_crop
+        if mode == "auto":
+            mode = "none" if max(size) <= SMALL else "center"
+        if mode == "none":
+            self.transform = CenterCropOrPad(list(size))
+        elif mode == "squash":
+            self.transform = transforms.Resize(size, _torch_mode(cfg.interpolation))
+        else:
+            full = create_transform(size, crop_pct=cfg.crop_pct, interpolation=cfg.interpolation, normalize=False)
+            self.transform = transforms.Compose(full.transforms[:-1])  # the last makes a tensor
+
+    def __call__(self, image: Image.Image, name: str) -> Sample:
+        """Transform an opened image. Raises CorruptImageError naming the file."""
+        return Sample(to_array(self.transform(decode(image, name, self.cfg.channels))), [])
+
+
+def _torch_mode(name: str) -> transforms.InterpolationMode:
+    return transforms.InterpolationMode(name)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return uint8 (H, W, C)."""
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]

@@ -1,0 +1,97 @@
+"""The batches do not depend on workers, ranks or restarts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import Batch, DataConfig, DataError, build_eval_loader, build_train_loader
+
+
+def config(root: Path, **changes) -> DataConfig:
+    return DataConfig(**{"root": root, "workers": 0, **changes})
+
+
+def epoch(cfg: DataConfig, number: int = 0, start: int = 0, seed: int = 3, **kwargs) -> list[Batch]:
+    loader = build_train_loader(cfg, **{"img_size": 48, "batch_size": 4, "seed": seed, **kwargs})
+    batches = list(loader.epoch(number, start=start))
+    loader.close()
+    return batches
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    def equal(a: Batch, b: Batch) -> bool:
+        return a.position == b.position and all(
+            getattr(a, field).equal(getattr(b, field)) for field in ("images", "targets", "indices")
+        )
+
+    return len(first) == len(second) and all(equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_change_nothing(image_folder: Path, workers: int):
+    assert same(epoch(config(image_folder)), epoch(config(image_folder, workers=workers)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_mid_epoch(image_folder: Path, workers: int):
+    whole = epoch(config(image_folder), number=2)
+    for start in range(len(whole) + 1):
+        assert same(whole[start:], epoch(config(image_folder, workers=workers), number=2, start=start))
+
+
+def test_one_loader_serves_epochs_in_any_order_and_after_a_break(image_folder: Path):
+    loader = build_train_loader(config(image_folder, workers=2), img_size=48, batch_size=4, seed=3)
+    interrupted = loader.epoch(0)
+    next(interrupted)
+    assert same(list(loader.epoch(1)), epoch(config(image_folder), number=1))
+    assert same(list(loader.epoch(0)), epoch(config(image_folder), number=0))
+    loader.close()
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(2, 2), (4, 1)])
+def test_ranks_see_the_same_samples_in_the_same_order(image_folder: Path, ranks: int, batch_size: int):
+    cfg = config(image_folder, mixup={"prob": 0})
+    single = epoch(cfg, batch_size=4)
+    parts = [epoch(cfg, batch_size=batch_size, rank=rank, world_size=ranks) for rank in range(ranks)]
+    for step, whole in enumerate(single):
+        assert torch.cat([part[step].images for part in parts]).equal(whole.images)
+        assert torch.cat([part[step].indices for part in parts]).equal(whole.indices)
+
+
+def test_epochs_and_seeds_differ(image_folder: Path):
+    first = epoch(config(image_folder))
+    assert not same(first, epoch(config(image_folder), number=1))
+    assert not same(first, epoch(config(image_folder), seed=4))
+    indices = torch.cat([batch.indices for batch in first])
+    assert len(indices.unique()) == len(indices) == 40  # 42 images, the last 2 do not fill a batch
+
+
+def test_the_generators_of_the_caller_are_untouched(image_folder: Path):
+    for workers in (0, 1):
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        torch.manual_seed(5)
+        epoch(config(image_folder, workers=workers))
+        assert torch.rand(3).equal(expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 30])
+def test_evaluation_sees_each_image_once(image_folder: Path, world_size: int):
+    seen = []
+    for rank in range(world_size):
+        loader = build_eval_loader(config(image_folder), img_size=48, batch_size=4, rank=rank, world_size=world_size)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        seen += [index for batch in batches for index in batch.indices.tolist()]
+    assert sorted(seen) == list(range(21))
+
+
+def test_too_few_images_for_a_batch(image_folder: Path):
+    with pytest.raises(DataError, match="42 training images do not fill one batch of 22 on each of 2 ranks"):
+        build_train_loader(config(image_folder), img_size=48, batch_size=22, world_size=2)
+
+
+def test_odd_batch_with_mixup(image_folder: Path):
+    with pytest.raises(DataError, match="even"):
+        build_train_loader(config(image_folder), img_size=48, batch_size=3)
