@@ -1,0 +1,208 @@
+"""Strict schema and loader of `configs/tables/*.yaml`, the rows of the paper's tables and figures as data."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import ConfigError, hint
+from engine.yaml_values import read_mapping
+from tools.tables.printed import QUANTITIES, Printed, parse_printed
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = ROOT / "configs" / "tables"
+PROOFS = "proofs.yaml"
+MEASURED = "measured.yaml"
+Task = Literal["classification", "detection", "segmentation"]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no conversion from one type to another, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Column(Strict):
+    """A column of the printed table: the key used in rows, the printed heading, what it holds and for which task."""
+
+    key: str
+    label: str
+    quantity: str
+    task: Task = "classification"
+
+    @model_validator(mode="after")
+    def known_quantity(self) -> "Column":
+        if self.quantity not in QUANTITIES:
+            raise ValueError(f"quantity {self.quantity!r} is unknown; {hint(self.quantity, QUANTITIES)}")
+        return self
+
+
+class Misprint(Strict):
+    """A cell of the paper that no build reproduces: what it prints, what was found, and why we think so."""
+
+    printed: str
+    found: str
+    reason: str
+
+
+class Row(Strict):
+    """A row of the printed table: `paper` holds every column's text as printed, "-" where nothing is printed.
+
+    `config` is what follows `--config` on the command line (a path and overrides), one text or one for each task.
+    """
+
+    key: str = Field(pattern=r"^[a-z0-9_]+$")
+    label: str
+    group: str | None = None
+    config: str | dict[Task, str] = Field(default_factory=dict)
+    paper: dict[str, str]
+    misprints: dict[str, Misprint] = Field(default_factory=dict)
+    flops_unit: Literal["G", "Gi"] = "G"
+
+    def config_of(self, task: Task) -> str | None:
+        """The config of a task, None where the row has none."""
+        if isinstance(self.config, str):
+            return self.config if task == "classification" else None
+        return self.config.get(task)
+
+
+class Table(Strict):
+    """One table or figure of the paper."""
+
+    table: str = Field(pattern=r"^(figure)?\d+$")
+    title: str
+    source: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str] = Field(default_factory=list)
+
+    def tasks(self) -> list[Task]:
+        """The tasks of the columns, in their order."""
+        return list(dict.fromkeys(column.task for column in self.columns))
+
+    def printed(self, row: Row, column: Column) -> Printed | None:
+        """The number of a cell as the paper prints it."""
+        return parse_printed(row.paper[column.key], column.quantity, row.flops_unit)
+
+    def expected(self, row: Row, column: Column) -> Printed | None:
+        """The number that a correct build gives: the printed one, or what was found where it is a known misprint."""
+        if column.key in row.misprints:
+            return parse_printed(row.misprints[column.key].found, column.quantity, row.flops_unit)
+        return self.printed(row, column)
+
+
+class Proof(Strict):
+    """What a config must cost: parameters and FLOPs by the paper's counter, with as many digits as are known."""
+
+    params: str | None = None
+    flops: str | None = None
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the checkout where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def load_table(path: Path) -> Table:
+    """Load one table file. A ConfigError names the file, the row and the key of the first thing that is wrong."""
+    data = read_mapping(path)
+    try:
+        table = Table.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{shown(path)}: {describe(error, data)}") from error
+    for problem in problems(table):
+        raise ConfigError(f"{shown(path)}: {problem}")
+    return table
+
+
+def load_tables(folder: Path = TABLES) -> list[Table]:
+    """All tables of a folder in the paper's order, each found in the file of its name."""
+    tables = []
+    for path in sorted(folder.glob("*.yaml")):
+        if path.name in (PROOFS, MEASURED):
+            continue
+        table = load_table(path)
+        if path.stem != file_stem(table.table):
+            raise ConfigError(f"{shown(path)}: table: {table.table!r} belongs in {file_stem(table.table)}.yaml")
+        tables.append(table)
+    return sorted(tables, key=lambda table: (table.table.startswith("figure"), int(table.table.removeprefix("figure"))))
+
+
+def load_proofs(folder: Path = TABLES) -> dict[str, Proof]:
+    """What each config must cost, by config."""
+    path = folder / PROOFS
+    data = read_mapping(path)
+    proofs = {}
+    for config, fields in data.items():
+        try:
+            proof = Proof.model_validate(fields)
+            for quantity, text in proof:
+                if text is not None:
+                    parse_printed(text, quantity)
+        except ValidationError as error:
+            raise ConfigError(f"{shown(path)}: {config}: {describe(error, fields)}") from error
+        except ValueError as error:
+            raise ConfigError(f"{shown(path)}: {config}: {error}") from error
+        proofs[config] = proof
+    return proofs
+
+
+def file_stem(table: str) -> str:
+    """The file name of a table without its ending: `table5`, `figure3`."""
+    return table if table.startswith("figure") else f"table{table}"
+
+
+def describe(error: ValidationError, data: Any) -> str:
+    """One line for the first fault of a validation: row, key, what is wrong, and the nearest key of a mistyped one."""
+    first = error.errors()[0]
+    location = list(first["loc"])
+    where = []
+    if len(location) >= 2 and location[0] in ("rows", "columns") and isinstance(location[1], int):
+        item = data[location[0]][location[1]]
+        name = item.get("key") if isinstance(item, dict) else None
+        where.append(f"{location[0][:-1]} {name!r}" if name else f"{location[0][:-1]} number {location[1] + 1}")
+        location = location[2:]
+    where += [".".join(map(str, location))] if location else []
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        model = {"row": Row, "column": Column}.get(where[0].split()[0], Table) if len(where) > 1 else Table
+        message = f"unknown key; {hint(str(location[-1]), model.model_fields)}"
+    return ": ".join([*where, message])
+
+
+def problems(table: Table) -> list[str]:
+    """What is wrong with a table beyond its types, each as one line with row and key."""
+    found = []
+    columns = {column.key: column for column in table.columns}
+    for names, kind in ((list(table.columns), "column"), (list(table.rows), "row")):
+        keys = [item.key for item in names]
+        found += [f"{kind} {key!r}: given twice" for key in sorted({key for key in keys if keys.count(key) > 1})]
+    for row in table.rows:
+        found += [f"row {row.key!r}: {text}" for text in row_problems(row, columns)]
+    return found
+
+
+def row_problems(row: Row, columns: dict[str, Column]) -> list[str]:
+    """What is wrong with the cells of a row."""
+    found = [f"paper.{key}: no such column; {hint(key, columns)}" for key in row.paper if key not in columns]
+    found += [f"paper.{key}: missing ('-' where the paper prints nothing)" for key in columns if key not in row.paper]
+    for key, text in row.paper.items():
+        if key in columns:
+            found += number_problems(f"paper.{key}", text, columns[key].quantity)
+    for key, misprint in row.misprints.items():
+        if key not in columns:
+            found.append(f"misprints.{key}: no such column; {hint(key, columns)}")
+        elif misprint.printed != row.paper.get(key):
+            found.append(f"misprints.{key}.printed: {misprint.printed!r}, but the paper's cell is {row.paper.get(key)!r}")
+        else:
+            found += number_problems(f"misprints.{key}.found", misprint.found, columns[key].quantity)
+    return found
+
+
+def number_problems(where: str, text: str, quantity: str) -> list[str]:
+    """The complaint about one cell, if it has one."""
+    try:
+        parse_printed(text, quantity)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return []
