@@ -4,7 +4,8 @@
 ``timm.create_model`` knows the same names.
 """
 
+from models import comparison
 from models.config import ModelConfig, build_model
 from models.zoo import create_model, list_models
 
-__all__ = ["ModelConfig", "build_model", "create_model", "list_models"]
+__all__ = ["ModelConfig", "build_model", "comparison", "create_model", "list_models"]

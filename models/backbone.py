@@ -210,7 +210,7 @@ class LocalNet(TimmProtocol):
         self.norm = nn.LayerNorm(self.num_features)
         self.global_pool = GlobalAvgPool()
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) to the last normalised map (B, H/32, W/32, 8C)."""
@@ -228,7 +228,7 @@ class LocalNet(TimmProtocol):
         return self.forward_head(self.forward_features(x))
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
     """Linear layers: truncated normal 0.02, bias 0. Convolutions and norms keep PyTorch's default (PAPER: Swin's)."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)

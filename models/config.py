@@ -58,7 +58,7 @@ def build_model(config: Any) -> nn.Module:
     """Build the model that a :class:`ModelConfig` describes. ValueError names a field that the model cannot have."""
     values = config.model_dump(exclude_none=True, exclude={"name", "grad_checkpointing"})
     given = config.model_fields_set
-    if config.name.startswith("timm:") and "img_size" not in given:
+    if "img_size" not in given and not zoo.takes(config.name, "img_size"):
         values.pop("img_size")  # many of timm's models take none
     model = zoo.create_model(config.name, **values)
     if config.grad_checkpointing:

@@ -41,8 +41,17 @@ default_cfgs: dict[str, Any] = {}  # timm looks for this name in the module of a
 _CLASSES: dict[str, Callable[..., nn.Module]] = {}
 
 
-def register(name: str, cls: Callable[..., nn.Module], **arguments: Any) -> None:
-    """Register a model with timm and with :func:`list_models`; ``arguments`` are the defaults that callers override."""
+def register(
+    name: str, cls: Callable[..., nn.Module], default_cfg: dict[str, Any] | None = None, **arguments: Any
+) -> None:
+    """Register a model with timm and with :func:`list_models`.
+
+    Args:
+        name: what :func:`create_model` and ``timm.create_model`` will know it by.
+        cls: what builds it, a class or a function with named arguments.
+        default_cfg: what differs from the zoo's entry for timm (names of the first convolution and the classifier).
+        arguments: values for ``cls`` that callers override.
+    """
 
     def build(pretrained: bool = False, **overrides: Any) -> nn.Module:
         if pretrained:
@@ -53,7 +62,7 @@ def register(name: str, cls: Callable[..., nn.Module], **arguments: Any) -> None
 
     build.__name__, build.__module__ = name, __name__
     build.__doc__ = f"{cls.__name__} with {arguments}"
-    default_cfgs.update(generate_default_cfgs({name: _DEFAULT_CFG}))
+    default_cfgs.update(generate_default_cfgs({name: {**_DEFAULT_CFG, **(default_cfg or {})}}))
     register_model(build)
     _CLASSES[name] = cls
 
@@ -69,7 +78,7 @@ def list_models() -> list[str]:
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
-    """Build a model by name; ``overrides`` are constructor arguments of :class:`models.backbone.LocalNet`.
+    """Build a model by name; ``overrides`` are constructor arguments (:class:`models.backbone.LocalNet`).
 
     ``timm:NAME`` builds a comparison model of timm, without pretrained weights. ``features_only=True`` gives the four
     NCHW maps at strides 4, 8, 16, 32.
@@ -85,6 +94,11 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         raise ValueError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
     _check_overrides(name, overrides)
     return timm.create_model(name, pretrained=False, **overrides)
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether the constructor of a model of the zoo takes an argument."""
+    return name in _CLASSES and argument in signature(_CLASSES[name]).parameters
 
 
 def _check_overrides(name: str, overrides: dict[str, Any]) -> None:

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.backbone import init_linear
 
 WIDTHS = (64, 128, 320, 512)
 HEADS = (1, 2, 5, 8)
@@ -43,7 +46,9 @@ class ReducedAttention(nn.Module):
             source = self.reduce(x.transpose(1, 2).reshape(batch, dim, *size))
             source = self.norm(source.flatten(2).transpose(1, 2))
         query = self.q(x).view(batch, tokens, self.num_heads, -1).transpose(1, 2)
-        key, value = self.kv(source).view(batch, source.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        key, value = (
+            self.kv(source).view(batch, source.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         y = F.scaled_dot_product_attention(query, key, value)
         return self.proj(y.transpose(1, 2).reshape(batch, tokens, dim))
 
@@ -103,7 +108,7 @@ class PVTStage(nn.Module):
         x = x + self.positions(size)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, size, use_reentrant=False)
+                x = checkpoint(block, x, size, use_reentrant=False)
             else:
                 x = block(x, size)
         return x, size
@@ -149,7 +154,7 @@ class PVT(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(self.num_features, eps=EPS)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -180,7 +185,7 @@ class PVT(nn.Module):
             raise ValueError(f"global_pool: {global_pool!r} is not known (one of: token)")
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.apply(_init_linear)
+        self.head.apply(init_linear)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) to the normalised tokens (B, 1 + H/32 * W/32, 512), the class token first."""
@@ -198,11 +203,3 @@ class PVT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
-
-
-def _init_linear(module: nn.Module) -> None:
-    """Linear layers: truncated normal 0.02, bias 0; the rest keeps PyTorch's default."""
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

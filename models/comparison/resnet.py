@@ -11,7 +11,6 @@ def basic_block_resnet(
     layers: tuple[int, int, int, int],
     in_chans: int = 3,
     num_classes: int = 1000,
-    global_pool: str = "avg",
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> ResNet:
@@ -21,14 +20,13 @@ def basic_block_resnet(
 
     Args:
         layers: basic blocks of the four stages.
-        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: as in timm.
+        in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
     """
     model = ResNet(
         BasicBlock,
         layers,
         in_chans=in_chans,
         num_classes=num_classes,
-        global_pool=global_pool,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )

@@ -193,7 +193,9 @@ def row_problems(row: Row, columns: dict[str, Column]) -> list[str]:
         if key not in columns:
             found.append(f"misprints.{key}: no such column; {hint(key, columns)}")
         elif misprint.printed != row.paper.get(key):
-            found.append(f"misprints.{key}.printed: {misprint.printed!r}, but the paper's cell is {row.paper.get(key)!r}")
+            found.append(
+                f"misprints.{key}.printed: {misprint.printed!r}, but the paper's cell is {row.paper.get(key)!r}"
+            )
         else:
             found += number_problems(f"misprints.{key}.found", misprint.found, columns[key].quantity)
     return found
