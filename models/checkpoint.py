@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +24,7 @@ def read_weights(path: str | Path) -> State:
     """The weights in a ``.safetensors`` file or a pickled checkpoint, under the names in the file.
 
     Pickles are opened with ``weights_only=True`` and nothing else. Weights under ``model`` or ``state_dict`` are
-    unwrapped; of a detector or segmentor only what has the prefix ``backbone.`` is taken.
+    unwrapped; where keys have the prefix ``backbone.`` (a detector, a segmentor) or ``model.``, only those are taken.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,8 +34,9 @@ def read_weights(path: str | Path) -> State:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
-    if any(key.startswith("backbone.") for key in state):
-        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    for prefix in ("backbone.", "model."):
+        if any(key.startswith(prefix) for key in state):
+            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return state
 
 
@@ -190,8 +192,9 @@ def _resize(model: nn.Module, key: str, value: Tensor, target: Tensor) -> Tensor
     path = key.split(".")
     for cut in range(len(path) - 1, 0, -1):
         module = model.get_submodule(".".join(path[:cut]))
-        if hasattr(module, "resize_parameter"):
-            resized = module.resize_parameter(".".join(path[cut:]), value)
+        resize: Any = getattr(module, "resize_parameter", None)
+        if resize is not None:
+            resized = resize(".".join(path[cut:]), value)
             if resized is not None and resized.shape == target.shape:
                 return resized
     raise CheckpointError(f"{key}: shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model")

@@ -60,7 +60,7 @@ def build_model(config: Any) -> nn.Module:
     given = config.model_fields_set
     if "img_size" not in given and not zoo.takes(config.name, "img_size"):
         values.pop("img_size")  # many of timm's models take none
-    model = zoo.create_model(config.name, **values)
+    model: Any = zoo.create_model(config.name, **values)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
     return model

@@ -15,7 +15,7 @@ class TimmProtocol(nn.Module):
     num_classes: int
     num_features: int
     patch_embed: nn.Module
-    stages: nn.ModuleList
+    stages: Any  # nn.ModuleList of stages
     norm: nn.Module
     head: nn.Module
     grad_checkpointing: bool

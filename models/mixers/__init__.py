@@ -47,7 +47,7 @@ def build_mixer(name: str, site: Site, *, window_size: int, **options: Any) -> M
     for key in options:
         if key not in known:
             raise ValueError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
-    return cls(site, window_size=window_size, **options)  # type: ignore[call-arg]
+    return cls(site, window_size=window_size, **options)
 
 
 def nearest(word: str, known: Any) -> str:

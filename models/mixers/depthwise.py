@@ -29,6 +29,7 @@ class DepthwiseMixer(Mixer):
         super().__init__()
         dim, norm = site.dim, site.norm or self.default_norm
         self.window_size, self.window_pad = window_size, window_pad
+        self.act = nn.ReLU()
         self.proj_in = PointwiseConv(dim, dim)
         self.norm_in = build_norm(norm, dim)
         self.op = operator
@@ -40,8 +41,8 @@ class DepthwiseMixer(Mixer):
         height, width = x.shape[1:3]
         if self.window_pad:
             x = F.pad(x, (0, 0, 0, -width % self.window_size, 0, -height % self.window_size))
-        x = F.relu(normalize(self.norm_in, self.proj_in(x)))
-        x = F.relu(normalize(self.norm_op, self.op(x)))
+        x = self.act(normalize(self.norm_in, self.proj_in(x)))
+        x = self.act(normalize(self.norm_op, self.op(x)))
         x = normalize(self.norm_out, self.proj_out(x))
         return x[:, :height, :width] if self.window_pad else x
 

@@ -68,10 +68,11 @@ class DynamicDepthwise(DepthwiseMixer):
     def __init__(self, site: Site, *, window_size: int = 7, window_pad: bool = False) -> None:
         operator = DynamicDepthwiseConv(site.dim, window_size)
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        self.dim = site.dim
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
-            return resize_generator(value, self.op.generator.dim, self.window_size)
+            return resize_generator(value, self.dim, self.window_size)
         return None
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.norms import normalize
@@ -28,10 +27,11 @@ class PositionKernels(nn.Module):
         self.groups, self.kernel_size = groups, kernel_size
         self.reduce = PointwiseConv(dim, dim // reduction, bias=True)
         self.norm = nn.BatchNorm2d(dim // reduction)
+        self.act = nn.ReLU()
         self.expand = PointwiseConv(dim // reduction, groups * kernel_size**2, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(normalize(self.norm, self.reduce(x)))
+        return self.act(normalize(self.norm, self.reduce(x)))
 
 
 class InhomogeneousConv(nn.Module):
@@ -74,8 +74,9 @@ class InhomogeneousDynamic(DepthwiseMixer):
         here = groups if isinstance(groups, int) else groups[site.stage]
         operator = InhomogeneousConv(site.dim, window_size, here)
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        self.groups = here
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
-            return resize_generator(value, self.op.generator.groups, self.window_size)
+            return resize_generator(value, self.groups, self.window_size)
         return None

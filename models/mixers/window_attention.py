@@ -46,6 +46,7 @@ class WindowAttention(Mixer):
         self.shift = self.window_size // 2 if site.index % 2 else 0
         self.qkv = nn.Linear(site.dim, 3 * site.dim)
         self.proj = nn.Linear(site.dim, site.dim)
+        self.relative_position_index: Tensor
         self.relative_position_bias_table: nn.Parameter | None = None
         if relative_position:
             table = torch.zeros((2 * self.window_size - 1) ** 2, site.num_heads)

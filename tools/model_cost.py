@@ -1,0 +1,77 @@
+"""Parameters and multiply-adds of models: ``python tools/model_cost.py NAME_OR_CONFIG ... [--counter paper] [--json]``.
+
+A name is a model of the zoo or ``timm:NAME``; a config is a YAML file with a ``model`` section. Nothing is computed on
+numbers: the model is built and run without memory for its values, so the largest takes seconds.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.config import ConfigError, load_config
+from models import build_model, create_model
+from models.cost import model_cost
+
+
+def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]]:
+    """The model that a name or config stands for, on the meta device, and its input size (height, width)."""
+    with torch.device("meta"):
+        if target.endswith((".yaml", ".yml")):
+            config = load_config(target, [] if img_size is None else [f"model.img_size={img_size}"]).model
+            size = config.img_size
+            return build_model(config), (size, size) if isinstance(size, int) else tuple(size)
+        if target.startswith("timm:"):
+            model: Any = create_model(target)
+            size = img_size or model.default_cfg["input_size"][-1]
+            if img_size and hasattr(model, "set_input_size"):
+                model.set_input_size(img_size=img_size)
+            return model, (size, size)
+        size = img_size or 224
+        return create_model(target, img_size=size), (size, size)
+
+
+def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
+    """One row of the JSON output; ``aggregation_macs`` is I-Dynamic's window sum, which ``macs`` leaves out."""
+    model, size = build(target, img_size)
+    cost = model_cost(model, size, counter=counter)
+    row = {"name": target, "params": cost.params, "macs": cost.macs, "counter": counter}
+    return row | ({"aggregation_macs": cost.aggregation} if cost.aggregation else {})
+
+
+def print_table(rows: list[dict[str, Any]], counter: str) -> None:
+    """One line a model; MACs in units of 10^9."""
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'model':{width}}  {'parameters':>12}  {f'MACs ({counter})':>14}")
+    for row in rows:
+        apart = f"  + {row['aggregation_macs'] / 1e9:.4f} G aggregation" if "aggregation_macs" in row else ""
+        print(f"{row['name']:{width}}  {row['params']:>12,}  {row['macs'] / 1e9:>12.4f} G{apart}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="+", metavar="NAME_OR_CONFIG")
+    parser.add_argument("--img-size", type=int, help="input size in pixels (default: the model's own)")
+    parser.add_argument("--counter", choices=["torch", "paper"], default="torch")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    args = parser.parse_args()
+    try:
+        rows = [measure(target, args.img_size, args.counter) for target in args.targets]
+    except (ConfigError, ValueError) as error:
+        print(f"model_cost: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_table(rows, args.counter)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
