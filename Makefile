@@ -40,7 +40,10 @@ quickstart: $(CORE_STAMP)  ## train the four operators on MNIST-5k: table and fi
 	$(PY) tools/quickstart.py
 
 test: $(DEV_STAMP)  ## the whole default suite
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
+
+test-slow: $(DEV_STAMP)  ## the tests that take minutes each
+	$(PY) -m pytest -m slow
 
 check: $(DEV_STAMP)  ## lint, format and types
 	$(VENV)/bin/ruff check .

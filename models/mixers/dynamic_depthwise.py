@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.layers.pointwise import GlobalAvgPool, PointwiseConv
 from models.layers.resize import resize_kernel
@@ -36,9 +37,15 @@ class ImageKernels(nn.Module):
 
     def _normalize(self, hidden: Tensor) -> Tensor:
         norm = self.norm
-        if self.training and len(hidden) == 1 and type(norm) is nn.BatchNorm2d:
+        if self.training and len(hidden) == 1 and isinstance(norm, _BatchNorm) and not _spans_ranks(norm):
             return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return norm(hidden[:, :, None, None])[:, :, 0, 0]
+
+
+def _spans_ranks(norm: nn.Module) -> bool:
+    """Whether the norm takes its statistics over several processes, each with an image of its own."""
+    group = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+    return group and torch.distributed.get_world_size() > 1
 
 
 class DynamicDepthwiseConv(nn.Module):

@@ -1,0 +1,103 @@
+"""Norms, windows and the options of a block."""
+
+import pytest
+import torch
+from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from models import create_model
+from models.layers.norms import CenteringBatchNorm2d, build_norm, normalize
+from models.layers.pointwise import PointwiseConv
+from models.mixers.windows import from_windows, shift_mask, to_windows, window_shift
+
+
+def test_cc_bn_starts_as_bn_and_centers() -> None:
+    x = torch.randn(4, 8, 5, 6)
+    norm, plain = CenteringBatchNorm2d(8), nn.BatchNorm2d(8)
+    assert torch.equal(norm(x), plain(x))
+    nn.init.normal_(norm.center_weight)
+    means = torch.stack([image.flatten(1).mean(1) for image in x])
+    by_hand = torch.stack([image + (norm.center_weight * m)[:, None, None] for image, m in zip(x, means, strict=True)])
+    before = x.clone()
+    assert torch.allclose(norm(x), plain(by_hand), atol=1e-6) and torch.equal(x, before)
+
+
+@pytest.mark.skipif(not (SHARED / "reference").is_dir(), reason="the authors' module is not beside this checkout")
+def test_cc_bn_equals_the_reference_module() -> None:
+    """The reference has a second, scaling step, with sigmoid weights; ours is its input."""
+    t = load_file(SHARED / "reference" / "rbn_module.safetensors")
+    norm = CenteringBatchNorm2d(8)
+    with torch.no_grad():
+        norm.center_weight.copy_(t["model.center_weight"].flatten())
+    norm.bn.running_mean, norm.bn.running_var = t["model.running_mean"].clone(), t["model.running_var"].clone()
+    scale = [t[f"model.{key}"] for key in ("scale_weight", "scale_bias", "weight", "bias")]
+
+    def finish(normalised: torch.Tensor) -> torch.Tensor:
+        factor = torch.sigmoid(scale[0] * normalised.mean((2, 3), keepdim=True) + scale[1])
+        return normalised * factor * scale[2] + scale[3]
+
+    for key in [key for key in t if key.startswith("io.") and "out" in key]:
+        norm.train("train" in key)
+        assert (finish(norm(t["io.input"])) - t[key]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["ln", "bn", "ccbn"])
+def test_norms_on_nhwc_maps(kind: str) -> None:
+    x = torch.randn(2, 5, 7, 8)
+    norm = build_norm(kind, 8)
+    y = normalize(norm, x)
+    assert y.shape == x.shape and y.is_contiguous()
+    axes = (3,) if kind == "ln" else (0, 1, 2)
+    assert y.mean(axes).abs().max() < 1e-5
+    with pytest.raises(ValueError, match=r"norm: 'gn' is not known \(one of: ln, bn, ccbn\)"):
+        build_norm("gn", 8)
+
+
+@pytest.mark.parametrize("norm", ["ln", "bn", "ccbn"])
+@pytest.mark.parametrize("name", ["swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"])
+def test_every_norm_in_every_block(name: str, norm: str) -> None:
+    model = create_model(name, norm=norm, num_classes=3)
+    found = {type(m) for key, m in model.stages.named_modules()
+             if key.split(".")[-1].startswith("norm") and "downsample" not in key and "generator" not in key}  # fmt: skip
+    assert type(build_norm(norm, 1)) in found and len(found - {nn.Identity}) == 1
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert not any(type(m) is nn.BatchNorm2d for m in synced.modules())
+
+
+def test_pointwise_is_a_1x1_convolution() -> None:
+    ours, theirs = PointwiseConv(6, 10, bias=True), nn.Conv2d(6, 10, 1)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.allclose(ours(x), theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), atol=1e-6)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 9), st.booleans())
+def test_windows_are_inverted_for_any_size(height: int, width: int, window: int, shifted: bool) -> None:
+    x = torch.randn(2, height, width, 3)
+    shift = window_shift((height, width), window, window // 2 if shifted else 0)
+    windows = to_windows(x, window, shift)
+    assert windows.shape[2] == window**2
+    assert torch.equal(from_windows(windows, window, (height, width), shift), x)
+
+
+@given(st.integers(8, 20), st.integers(3, 7))
+def test_shift_mask_keeps_apart_what_the_roll_brought_together(side: int, window: int) -> None:
+    shift = window_shift((side, side), window, window // 2)
+    padded = -(-side // window) * window
+    mask = shift_mask((side, side), window, shift, torch.zeros(()))
+    rows = torch.arange(padded).view(1, padded, 1, 1).expand(1, padded, padded, 1).float()
+    columns = rows.transpose(1, 2)
+    where = torch.cat([rows, columns], -1).contiguous()
+    positions = to_windows(where, window, shift)[0]
+    distance = (positions[:, :, None] - positions[:, None]).abs().amax(-1)
+    assert torch.equal(mask == 0, distance < window)
+
+
+def test_even_kernels_keep_the_size() -> None:
+    for name in ("dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"):
+        maps = create_model(name, window_size=12).eval().forward_intermediates(torch.randn(1, 3, 65, 90), indices=[0])
+        assert maps[1][0].shape[2:] == (17, 23)

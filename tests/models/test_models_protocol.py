@@ -1,0 +1,154 @@
+"""Whatever one may ask of a timm model can be asked of the zoo, for any input."""
+
+import itertools
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import models
+from models import ModelConfig, build_model, create_model
+
+NANO = ["swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"]
+FAMILIES = ["swin", "dw_conv", "d_dw_conv", "i_dynamic"]
+# The base models are the same code with more blocks: minutes of tracing, so they are run by name.
+FULL = [f"{family}_tiny" for family in FAMILIES] + [
+    pytest.param(f"{family}_base", marks=pytest.mark.slow) for family in FAMILIES
+]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(NANO), st.integers(32, 97), st.integers(32, 97), st.integers(1, 4), st.sampled_from([0, 1, 7]))
+def test_any_size_channels_and_classes(name: str, height: int, width: int, chans: int, classes: int) -> None:
+    model = create_model(name, in_chans=chans, num_classes=classes).eval()
+    image = torch.randn(1, chans, height, width)
+    with torch.no_grad():
+        maps = model.forward_intermediates(image, intermediates_only=True)
+        assert model(image).shape == (1, classes or model.num_features)
+    expected = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
+    assert [tuple(each.shape[2:]) for each in maps] == expected
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_protocol(name: str) -> None:
+    model = create_model(name, num_classes=5).eval()
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = model.forward_features(image)
+        assert torch.equal(model.forward_head(features), model(image))
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (2, model.num_features) and features.shape == (2, 2, 2, model.num_features)
+        last, maps = model.forward_intermediates(image)
+        assert torch.equal(last, features) and len(maps) == 4
+        normed = model.forward_intermediates(image, indices=[3], norm=True, output_fmt="NHWC", intermediates_only=True)
+        assert torch.equal(normed[0], features)
+        assert len(model.forward_intermediates(image, indices=[0, 1], stop_early=True)[1]) == 2
+    assert isinstance(model.get_classifier(), nn.Linear)
+    model.reset_classifier(3)
+    assert model(image).shape == (2, 3) and model.num_classes == 3
+    model.reset_classifier(0)
+    assert torch.equal(model(image), model.forward_head(model.forward_features(image), pre_logits=True))
+    assert model.default_cfg["classifier"] == "head" and model.default_cfg["crop_pct"] == 0.875
+    assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32]
+    groups = timm.models.group_parameters(model, model.group_matcher())
+    assert sum(len(names) for names in groups.values()) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_features_only_by_timm(name: str) -> None:
+    net = timm.create_model(name, features_only=True).eval()
+    maps = net(torch.randn(1, 3, 96, 64))
+    assert [tuple(each.shape) for each in maps] == [(1, 32 * 2**i, 24 // 2**i, 16 // 2**i) for i in range(4)]
+    assert net.feature_info.channels() == [32, 64, 128, 256] and net.feature_info.reduction() == [4, 8, 16, 32]
+    assert len(timm.create_model(name, features_only=True, out_indices=(1,))(torch.randn(1, 3, 64, 64))) == 1
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_every_parameter_gets_a_gradient_and_checkpointing_changes_nothing(name: str) -> None:
+    image = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for enable in (False, True):
+        torch.manual_seed(1)
+        model = create_model(name, num_classes=4)
+        model.set_grad_checkpointing(enable)
+        model(image).square().sum().backward()
+        missing = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        # A bias before a batch norm is taken out again by its mean.
+        assert [key for key in missing if not key.endswith("generator.reduce.bias")] == []
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_set_input_size_keeps_what_it_can(name: str) -> None:
+    model = create_model(name, num_classes=4, img_size=224).eval()
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        before = model(image)
+        model.set_input_size(img_size=224, window_size=7)
+        assert torch.equal(model(image), before)
+        model.set_input_size(img_size=384, window_size=12)
+        assert model(torch.randn(1, 3, 384, 384)).shape == (1, 4)
+    assert model.init_args["window_size"] == 12
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_compile_has_no_graph_break(name: str) -> None:
+    model = create_model(name).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(compiled(image), model(image), atol=1e-5)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_export(name: str) -> None:
+    model = create_model(name).eval()
+    image = torch.randn(2, 3, 64, 64)
+    program = torch.export.export(model, (image,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    with torch.no_grad():
+        assert torch.allclose(program.module()(image[:1]), model(image[:1]), atol=1e-5)
+
+
+def test_config_has_one_field_for_each_constructor_argument() -> None:
+    from inspect import signature
+
+    arguments = set(signature(models.backbone.LocalNet.__init__).parameters) - {"self"}
+    assert set(ModelConfig.model_fields) == arguments | {"name", "grad_checkpointing"}
+
+
+def test_config_builds_the_model_and_refuses_the_rest() -> None:
+    config = ModelConfig(
+        name="i_dynamic_nano", depths=[1, 1], num_heads=[1, 2], mixer_args={"groups": 4}, num_classes=3
+    )
+    model = build_model(config)
+    assert len(model.stages) == 2 and model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+    for bad in ({"name": "no_such"}, {"name": "swin_nano", "depth": 1}, {"name": "swin_nano", "num_classes": "5"},
+                {"name": "swin_nano", "mixer": "dw_cnv"}):  # fmt: skip
+        with pytest.raises(ValueError):
+            ModelConfig(**bad)
+
+
+@pytest.mark.parametrize("name", ["d_dw_conv_nano"])
+def test_training_batch_of_one_image(name: str) -> None:
+    """The image generator's BN sees one vector: running statistics stand in, and stay as they were."""
+    model = create_model(name, num_classes=2)
+    before = {key: value.clone() for key, value in model.state_dict().items() if "generator.norm.running" in key}
+    model(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert before and all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_window_padding_changes_nothing_at_multiples() -> None:
+    for name, padded in itertools.product(("dw_conv_nano", "d_dw_conv_nano"), (False, True)):
+        torch.manual_seed(3)
+        model = create_model(name, mixer_args={"window_pad": padded}).eval()
+        small, even = torch.randn(1, 3, 70, 101), torch.randn(1, 3, 224, 224)
+        if not padded:
+            plain_small, plain_even = model(small), model(even)
+    assert torch.allclose(model(even), plain_even, atol=1e-5) and not torch.allclose(
+        model(small), plain_small, atol=1e-3
+    )
