@@ -1,5 +1,6 @@
 """The local sum `y_i = sum_j w_ij * x_ij`: a readable reference and fast kernels behind one call."""
 
 from models.ops.api import generate_and_aggregate, local_aggregate
+from models.ops.backend import use_backend
 
-__all__ = ["generate_and_aggregate", "local_aggregate"]
+__all__ = ["generate_and_aggregate", "local_aggregate", "use_backend"]

@@ -1,10 +1,8 @@
 """One call for every operator of the paper's family, `y_i = sum_j w_ij * x_ij`."""
 
-import torch
 from torch import Tensor
 
-from models.ops import library
-from models.ops.reference import generate_and_aggregate_reference, per_position_reference, shared_reference
+from models.ops import library_position, library_shared
 
 
 def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,11 +22,8 @@ def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     """
     _check(x, weight, bias)
     if weight.dim() < 6:
-        out = shared_reference(x, weight)
-    elif torch.onnx.is_in_onnx_export():
-        out = per_position_reference(x, weight)  # ONNX has no such operator: write out the sum
-    else:
-        out = library.per_position(x, weight)
+        return library_shared.shared(x, weight, bias)
+    out = library_position.per_position(x, weight)
     return out if bias is None else out + bias.to(out.dtype)
 
 
@@ -55,9 +50,7 @@ def generate_and_aggregate(
         raise ValueError(f"x {tuple(x.shape)} and hidden {tuple(hidden.shape)} must agree in (B, H, W)")
     if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
         raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
-    if torch.onnx.is_in_onnx_export():
-        return generate_and_aggregate_reference(x, hidden, weight, bias, groups, kernel)
-    return library.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
+    return library_position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

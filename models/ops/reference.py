@@ -1,6 +1,7 @@
 """The local sum `y_i = sum_j w_ij * x_ij` in plain PyTorch: any device, dtype and memory layout.
 
-This is the definition. Every fast path is tested against it, and `LOCAL_OPS=reference` selects it.
+This is the definition, with its gradients written out. Every fast path has the same functions and is tested against
+these, and `LOCAL_OPS=reference` selects them.
 """
 
 import torch
@@ -18,15 +19,61 @@ def pad_positions(x: Tensor, kernel_height: int, kernel_width: int) -> Tensor:
     return F.pad(x, (0, 0, *same_padding(kernel_width), *same_padding(kernel_height)))
 
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, else the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def per_position_reference(x: Tensor, weight: Tensor) -> Tensor:
-    """Aggregate x (B, H, W, C) with weights of their own at each position, (B, H, W, G, k, k)."""
+def shared_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (B, H, W, C), weight (G, k, k) or (B, G, k, k), bias (C,) or None -> (B, H, W, C)."""
+    padded = pad_positions(x, weight.shape[-2], weight.shape[-1])
+    out = _correlate(padded, weight)
+    return (out if bias is None else out + bias.to(out.dtype)).to(x.dtype)
+
+
+def shared_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `shared_forward` for x: every kernel turned around and the padding swapped."""
+    (top, bottom), (left, right) = same_padding(weight.shape[-2]), same_padding(weight.shape[-1])
+    padded = F.pad(grad, (0, 0, right, left, bottom, top))
+    return _correlate(padded, weight.flip(-1, -2)).to(grad.dtype)
+
+
+def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `shared_forward` for weight."""
+    height, width = x.shape[1:3]
+    groups, kernel_height, kernel_width = weight.shape[-3:]
+    compute = accumulation_dtype(x.dtype)
+    padded = pad_positions(x.to(compute), kernel_height, kernel_width)
+    grad = grad.to(compute)
+    axes = (1, 2) if weight.dim() == 4 else (0, 1, 2)
+    taps = [
+        (padded[:, i : i + height, j : j + width] * grad).sum(axes).unflatten(-1, (groups, -1)).sum(-1)
+        for i in range(kernel_height)
+        for j in range(kernel_width)
+    ]
+    return torch.stack(taps, -1).view(weight.shape).to(weight.dtype)
+
+
+def _correlate(padded: Tensor, weight: Tensor) -> Tensor:
+    """The sum over a padded map, tap by tap, in the accumulation dtype."""
+    kernel_height, kernel_width = weight.shape[-2:]
+    height, width = padded.shape[1] - kernel_height + 1, padded.shape[2] - kernel_width + 1
+    compute = accumulation_dtype(padded.dtype)
+    padded = padded.to(compute)
+    weight = weight.to(compute).repeat_interleave(padded.shape[-1] // weight.shape[-3], dim=-3)
+    weight = weight.unsqueeze(0) if weight.dim() == 3 else weight
+    total = padded.new_zeros(padded.shape[0], height, width, padded.shape[-1])
+    for i in range(kernel_height):
+        for j in range(kernel_width):
+            total = total + weight[:, None, None, :, i, j] * padded[:, i : i + height, j : j + width]
+    return total
+
+
+def per_position(x: Tensor, weight: Tensor) -> Tensor:
+    """x (B, H, W, C), weight (B, H, W, G, k, k) -> (B, H, W, C)."""
     batch, height, width, channels = x.shape
     groups, kernel_height, kernel_width = weight.shape[3:]
-    compute = _accumulation_dtype(x.dtype)
+    compute = accumulation_dtype(x.dtype)
     padded = pad_positions(x.to(compute), kernel_height, kernel_width)
     padded = padded.unflatten(-1, (groups, channels // groups))
     weight = weight.to(compute)
@@ -37,11 +84,11 @@ def per_position_reference(x: Tensor, weight: Tensor) -> Tensor:
     return total.flatten(3).to(x.dtype)
 
 
-def per_position_backward_reference(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of `per_position_reference` for x and weight, written out."""
+def per_position_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of `per_position` for x and weight."""
     height, width, channels = x.shape[1:]
     groups, kernel_height, kernel_width = weight.shape[3:]
-    compute = _accumulation_dtype(x.dtype)
+    compute = accumulation_dtype(x.dtype)
     shape = (groups, channels // groups)
     padded = pad_positions(x.to(compute), kernel_height, kernel_width).unflatten(-1, shape)
     grad = grad.to(compute).unflatten(-1, shape)
@@ -57,36 +104,20 @@ def per_position_backward_reference(grad: Tensor, x: Tensor, weight: Tensor) -> 
     return grad_x.to(x.dtype).contiguous(), grad_weight.to(weight.dtype)
 
 
-def shared_reference(x: Tensor, weight: Tensor) -> Tensor:
-    """Aggregate x (B, H, W, C) with static (G, k, k) or per-image (B, G, k, k) weights.
-
-    Each is a depth-wise convolution: of C planes, or of B * C planes of one image.
-    """
-    batch, height, width, channels = x.shape
-    kernel_height, kernel_width = weight.shape[-2:]
-    weight = weight.repeat_interleave(channels // weight.shape[-3], dim=-3).to(x.dtype)
-    padded = pad_positions(x, kernel_height, kernel_width).permute(0, 3, 1, 2)
-    if weight.dim() == 4:
-        padded = padded.reshape(1, batch * channels, *padded.shape[2:])
-        weight = weight.flatten(0, 1)
-    out = F.conv2d(padded, weight.unsqueeze(1), groups=padded.shape[1])
-    return out.reshape(batch, channels, height, width).permute(0, 2, 3, 1).contiguous()
-
-
-def generate_and_aggregate_reference(
+def generate_and_aggregate(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> Tensor:
     """Make the weights of every position by one linear map of `hidden`, then aggregate x with them."""
     generated = F.linear(hidden, weight, bias).unflatten(-1, (groups, kernel, kernel))
-    return per_position_reference(x, generated)
+    return per_position(x, generated)
 
 
-def generate_and_aggregate_backward_reference(
+def generate_and_aggregate_backward(
     grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `generate_and_aggregate_reference` for x, hidden, weight and bias."""
+    """The gradients of `generate_and_aggregate` for x, hidden, weight and bias."""
     generated = F.linear(hidden, weight, bias).unflatten(-1, (groups, kernel, kernel))
-    grad_x, grad_generated = per_position_backward_reference(grad, x, generated)
+    grad_x, grad_generated = per_position_backward(grad, x, generated)
     grad_generated = grad_generated.flatten(0, 2).flatten(1)
     grad_hidden = (grad_generated @ weight).view_as(hidden)
     grad_weight = grad_generated.T @ hidden.flatten(0, 2)

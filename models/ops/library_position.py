@@ -1,4 +1,4 @@
-"""The per-position operators as PyTorch operators: fake kernels, gradients, autocast and a FLOP formula."""
+"""Per-position weights, given or generated, as PyTorch operators: see `library_shared` for what that means."""
 
 from typing import Any
 
@@ -6,18 +6,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.reference import (
-    generate_and_aggregate_backward_reference,
-    generate_and_aggregate_reference,
-    per_position_backward_reference,
-    per_position_reference,
-)
+from models.ops.registration import position_kernels, register_autocast
 
 
 @torch.library.custom_op("local_ops::per_position", mutates_args=())
 def per_position(x: Tensor, weight: Tensor) -> Tensor:
     """x (B, H, W, C), weight (B, H, W, G, k, k) -> (B, H, W, C)."""
-    return per_position_reference(x, weight).contiguous()
+    return position_kernels(x).per_position(x, weight)
 
 
 @per_position.register_fake
@@ -28,7 +23,7 @@ def _per_position_fake(x: Tensor, weight: Tensor) -> Tensor:
 @torch.library.custom_op("local_ops::per_position_backward", mutates_args=())
 def per_position_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `per_position` for x and for the weights."""
-    return per_position_backward_reference(grad, x, weight)
+    return position_kernels(x).per_position_backward(grad, x, weight)
 
 
 @per_position_backward.register_fake
@@ -52,7 +47,7 @@ def generate_and_aggregate(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> Tensor:
     """x (B, H, W, C), hidden (B, H, W, D), weight (G*k*k, D), bias (G*k*k,) -> (B, H, W, C)."""
-    return generate_and_aggregate_reference(x, hidden, weight, bias, groups, kernel).contiguous()
+    return position_kernels(x).generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 
 
 @generate_and_aggregate.register_fake
@@ -62,28 +57,28 @@ def _generate_fake(x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
 
 @torch.library.custom_op("local_ops::generate_and_aggregate_backward", mutates_args=())
 def generate_and_aggregate_backward(
-    grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, kernel: int
+    grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `generate_and_aggregate` for x, hidden, weight and bias."""
-    return generate_and_aggregate_backward_reference(grad, x, hidden, weight, bias, groups, kernel)
+    return position_kernels(x).generate_and_aggregate_backward(grad, x, hidden, weight, bias, groups, kernel)
 
 
 @generate_and_aggregate_backward.register_fake
 def _generate_backward_fake(
-    grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, kernel: int
+    grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (x, hidden, weight, bias))  # type: ignore[return-value]
+    grad_bias = weight.new_empty(weight.shape[0]) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), grad_bias
 
 
 def _save_generate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, hidden, weight, bias, ctx.groups, ctx.kernel = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, hidden, weight, weight.new_zeros(weight.shape[0]) if bias is None else bias)
+    ctx.save_for_backward(x, hidden, weight, bias)
 
 
 def _generate_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *gradients, bias = generate_and_aggregate_backward(grad, *ctx.saved_tensors, ctx.groups, ctx.kernel)
-    return (*gradients, bias if ctx.has_bias else None, None, None)
+    return (*gradients, None if ctx.saved_tensors[3] is None else bias, None, None)
 
 
 generate_and_aggregate.register_autograd(_generate_gradients, setup_context=_save_generate)
@@ -132,7 +127,5 @@ def generate_and_aggregate_backward_flops(
     return 2 * aggregation + 3 * _generation_flops(hidden_shape, weight_shape)
 
 
-# Under autocast these operators take the low-precision inputs that a convolution would take.
-for _op in (per_position, generate_and_aggregate):
-    _op.register_autocast("cpu", torch.bfloat16)
-    _op.register_autocast("cuda", torch.float16)
+register_autocast(per_position)
+register_autocast(generate_and_aggregate)
