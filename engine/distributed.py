@@ -1,0 +1,97 @@
+"""One process or many: plain ``python`` is a world of one, ``torchrun`` any number of ranks.
+
+CPU tensors travel by gloo and CUDA tensors by NCCL, in one process group. Small decisions (stop, skip, fail) travel as
+CPU integers, so that they never wait for a GPU kernel.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes the files."""
+        return self.rank == 0
+
+    def largest(self, *values: int) -> list[int]:
+        """Each value's maximum over the ranks: how all ranks reach the same decision."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks, in place; exact for integers."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, by rank; small plain Python values only."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of a rank.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there, or there are more ranks than GPUs.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("train.device: cuda is asked for, but torch sees no GPU; valid here is cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"torchrun: rank {local_rank} of this machine has no GPU; start at most "
+            f"--nproc-per-node={torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def join_world(device: str = "auto", timeout: float = 600.0) -> World:
+    """Join the ranks that torchrun started, or be the only one.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        timeout: seconds after which a collective that some rank does not join ends in an error.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), rank=rank, world_size=size)
+    return World(rank, size, chosen)
+
+
+def host_name() -> str:
+    """The name of this machine, to say where a rank runs."""
+    return socket.gethostname()

@@ -1,0 +1,84 @@
+"""Optimiser, parameter groups and learning-rate schedule, all from timm's factories."""
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from engine.errors import ConfigError, hint
+from engine.schema import TrainConfig
+
+
+def rate_scale(train: TrainConfig) -> float:
+    """The factor of the linear scaling rule (Swin: 5e-4 for 512 images); 1 without ``train.lr_batch``."""
+    return 1.0 if train.lr_batch is None else train.batch_size / train.lr_batch
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser over two groups, without and with weight decay, or two per layer with ``layer_decay``.
+
+    No decay for one-dimensional parameters, biases, and what the model names in ``no_weight_decay()`` (PAPER: the
+    relative position tables).
+
+    Raises:
+        ConfigError: timm has no such optimiser, or it does not take an argument.
+    """
+    if train.optimizer.lower() not in list_optimizers():
+        raise ConfigError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, list_optimizers())}")
+    own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
+    arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=train.optimizer,
+            lr=train.lr * rate_scale(train),
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+            layer_decay=train.layer_decay,
+            **arguments,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(f"train.optimizer_args: {train.optimizer} refuses its arguments: {message}") from None
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_per_epoch: int) -> Scheduler:
+    """The learning rate as a function of the number of optimiser steps already made.
+
+    ``schedule.step_update(n)`` sets the rate of step n (counted from 0), so resuming needs no state of its own.
+
+    Raises:
+        ConfigError: the schedule does not take an argument, or the warm-up is longer than the run.
+    """
+    if train.warmup_epochs >= train.epochs and not train.warmup_prefix:
+        raise ConfigError(
+            f"train.warmup_epochs: {train.warmup_epochs:g} is not shorter than train.epochs {train.epochs}; "
+            f"the nearest valid is {train.epochs - 1}"
+        )
+    prefix = train.warmup_epochs if train.warmup_prefix else 0
+    scale = rate_scale(train)
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=train.schedule,
+            num_epochs=train.epochs - prefix,
+            warmup_epochs=train.warmup_epochs,
+            warmup_lr=train.warmup_lr * scale,
+            warmup_prefix=train.warmup_prefix,
+            min_lr=train.min_lr * scale,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+            **train.schedule_args,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(f"train.schedule_args: {train.schedule} refuses its arguments: {message}") from None
+    return schedule
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The largest rate of the groups, which is the rate without layer-wise decay."""
+    return max(group["lr"] for group in optimizer.param_groups)
