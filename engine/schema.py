@@ -48,7 +48,6 @@ class TrainConfig(Section):
     warmup_prefix: bool = Field(False, description="begin the decay at the end of the warm-up, not under it")
     schedule_args: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's schedule")
 
-    label_smoothing: Fraction = Field(0.1, description="used where mixup is off; mixup has its own")
     ema_decay: Fraction | None = Field(None, description="keep a moving average of the weights; null: none")
     ema_warmup: bool = Field(False, description="begin with a faster average: min(decay, 1 - (1 + step)^(-2/3))")
 
@@ -56,7 +55,8 @@ class TrainConfig(Section):
     sync_bn: bool = Field(False, description="batch statistics over all ranks")
     channels_last: bool = False
     compile: bool = False
-    deterministic: bool = Field(True, description="kernels that give the same bits in each run")
+    bn_batch: Positive | None = Field(128, description="images behind a batch statistic in the recipe; null: any")
+    deterministic: bool = Field(False, description="GPU kernels that give the same bits in each run; slower")
     threads: Positive | None = Field(None, description="CPU threads of a rank; null: torch's choice")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -79,7 +79,6 @@ class EvalConfig(Section):
     batch_size: Positive = Field(128, description="images per rank")
     every: Positive = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     labels: Literal["original", "real"] = Field("original", description="real: the reassessed labels of ImageNet")
-    classes: str | None = Field(None, description="imagenet-a, imagenet-r or numbered: which classes the folders are")
     ema: bool = Field(True, description="evaluate the averaged weights where there is an average")
 
 

@@ -33,6 +33,10 @@ class StopRequest:
         """From now on a signal is noted and the loop decides."""
         self._deferred = True
 
+    def resume(self) -> None:
+        """A signal ends the process at once again: there is nothing left to save."""
+        self._deferred = False
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         if os.getpid() != self._owner:

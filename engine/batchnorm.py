@@ -1,0 +1,113 @@
+"""Batch normalisation over several ranks: synchronised by option, and otherwise with statistics that ranks share.
+
+Without synchronisation each rank normalises by its own batch, as the paper's models were trained. The running
+statistics are then averaged over the ranks after every optimiser step, so that every rank evaluates and saves the same
+network, and a resumed run goes on from the same values.
+"""
+
+import torch
+import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.distributed import World
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's synchronised BN, which has no CPU kernel, with the same sums over gloo for CPU tensors."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (N, C, ...) by the mean and biased variance over all ranks; the ranks may differ in N."""
+        if x.device.type != "cpu" or not self.training or not dist.is_initialized():
+            return super().forward(x) if x.device.type != "cpu" else _BatchNorm.forward(self, x)
+        dims = [0, *range(2, x.ndim)]
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = all_reduce(torch.cat([x.sum(dims), (x * x).sum(dims), count]))
+        total, squares, count = sums.split([x.shape[1], x.shape[1], 1])
+        mean = total / count
+        centred = x - _per_channel(mean, x)
+        # The second pass keeps the variance exact where the mean is large.
+        variance = all_reduce((centred * centred).sum(dims)) / count
+        self._track(mean.detach(), variance.detach(), count.detach())
+        scale = torch.rsqrt(variance + self.eps)
+        y = centred * _per_channel(scale, x)
+        if self.affine:
+            y = y * _per_channel(self.weight, x) + _per_channel(self.bias, x)
+        return y
+
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * count / (count - 1), momentum)
+
+
+def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def synchronise(model: nn.Module) -> nn.Module:
+    """Replace every BN of the model by its synchronised form, in place where possible; returns the model."""
+    model = convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = SyncBatchNorm  # the same state and constructor; only the CPU path is added
+    return model
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    """All batch normalisations with running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+class Statistics:
+    """The running statistics of a model: averaged over the ranks, and put back when a step is not taken."""
+
+    def __init__(self, model: nn.Module) -> None:
+        layers = norms(model)
+        values = [[m.running_mean, m.running_var] for m in layers]
+        self.values: list[torch.Tensor] = [v for pair in values for v in pair if v is not None]
+        self.counts: list[torch.Tensor] = [m.num_batches_tracked for m in layers if m.num_batches_tracked is not None]
+        self._per_rank = any(not isinstance(m, nn.SyncBatchNorm) for m in layers)
+        self._saved: list[torch.Tensor] = []
+
+    def keep(self) -> None:
+        """Remember the values before a step."""
+        self._saved = [v.clone() for v in self.values + self.counts]
+
+    def put_back(self) -> None:
+        """Undo what the forward passes since :meth:`keep` did: a batch that is not finite must leave no trace."""
+        if self._saved:
+            torch._foreach_copy_(self.values + self.counts, self._saved)
+
+    def average(self, world: World) -> None:
+        """Replace each statistic by its mean over the ranks (no work where BN is synchronised)."""
+        if world.size == 1 or not self._per_rank or not self.values:
+            return
+        flat = world.total(torch.cat([v.reshape(-1) for v in self.values])) / world.size
+        parts = flat.split([v.numel() for v in self.values])
+        torch._foreach_copy_(self.values, [p.view_as(v) for p, v in zip(parts, self.values, strict=True)])
+
+
+def batch_warning(model: nn.Module, per_rank: int, world: World, recipe: int | None) -> str | None:
+    """A sentence when batch statistics come from another number of images than in the recipe, else None.
+
+    Args:
+        per_rank: images of one micro-batch on one rank.
+        recipe: images behind a batch statistic in the recipe; None: any number will do.
+    """
+    layers = norms(model)
+    if not layers or recipe is None:
+        return None
+    synchronised = all(isinstance(m, nn.SyncBatchNorm) for m in layers)
+    images = per_rank * world.size if synchronised else per_rank
+    if images == recipe:
+        return None
+    return (
+        f"batch normalisation sees {images} images at a time where the recipe has {recipe} (train.bn_batch): accuracy "
+        f"may differ; change the ranks, train.accumulation or train.sync_bn, or set train.bn_batch"
+    )

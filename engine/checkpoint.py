@@ -1,0 +1,131 @@
+"""The checkpoints of a run: never half, never silently wrong.
+
+``checkpoints/step-000000042.safetensors`` holds the whole state after 42 optimiser steps; the file of the same name
+with ``.sha256`` is its manifest, in the form that ``sha256sum -c`` reads. The manifest is written first, so a
+checkpoint without one is damage, and a manifest without a checkpoint is only a save that was cut short.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from engine.errors import TrainingFailed
+from engine.files import flush_folder, remove_temporary, write_atomic
+from engine.pack import pack, unpack
+
+LOG = logging.getLogger(__name__)
+FORMAT = "run-state-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose bytes are the ones that were written."""
+
+    step: int
+    state: Any
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, newest last. Only one process may use it at a time."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, step: int, state: Any) -> None:
+        """Write the state after ``step`` optimiser steps, then remove the oldest beyond ``keep``.
+
+        Raises:
+            OSError: it could not be written; the earlier checkpoints are intact.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary(self.folder)
+        tensors, tree = pack(state)
+        data = safetensors.torch.save(tensors, metadata={"format": FORMAT, "step": str(step), "tree": tree})
+        path = self._path(step)
+        path.unlink(missing_ok=True)  # a damaged one of the same step must not meet the new manifest
+        write_atomic(_manifest(path), _manifest_text(path, data))
+        write_atomic(path, data)
+        self._retain()
+
+    def load(self) -> Checkpoint | None:
+        """The newest intact checkpoint, or None when there is none at all. Damaged ones are reported and set aside.
+
+        Raises:
+            TrainingFailed: there are checkpoints and every one is damaged.
+        """
+        damaged = []
+        for path in reversed(self._all()):
+            fault, data = _read(path)
+            if fault is None:
+                if damaged:
+                    LOG.error("going back to the checkpoint %s", path.name)
+                return _decode(path, data)
+            LOG.error("DAMAGED checkpoint %s: %s; it is not used", path, fault)
+            damaged.append(path)
+        if damaged:
+            raise TrainingFailed(
+                f"{self.folder}: all {len(damaged)} checkpoints are damaged; remove the run folder to begin anew"
+            )
+        return None
+
+    def set_damaged_aside(self) -> None:
+        """Rename damaged checkpoints, so that they neither count as kept nor are read again."""
+        for path in self._all():
+            if _read(path)[0] is not None:
+                path.rename(path.with_name(path.name + ".damaged"))
+                _manifest(path).unlink(missing_ok=True)
+        if self.folder.is_dir():
+            remove_temporary(self.folder)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.safetensors"
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def _retain(self) -> None:
+        paths = self._all()
+        for path in paths[: -self.keep]:
+            path.unlink()
+            _manifest(path).unlink(missing_ok=True)
+        valid = {_manifest(path) for path in paths}
+        for manifest in self.folder.glob("step-*.sha256"):
+            if manifest not in valid:
+                manifest.unlink()
+        flush_folder(self.folder)
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _manifest_text(path: Path, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
+
+
+def _read(path: Path) -> tuple[str | None, bytes]:
+    """What is wrong with a checkpoint (None: nothing) and its bytes."""
+    try:
+        data = path.read_bytes()
+        manifest = _manifest(path).read_bytes()
+    except FileNotFoundError:
+        return "it has no manifest", b""
+    except OSError as error:
+        return f"it cannot be read ({error})", b""
+    if manifest != _manifest_text(path, data):
+        return "its bytes are not the ones that were written (manifest and content differ)", b""
+    return None, data
+
+
+def _decode(path: Path, data: bytes) -> Checkpoint:
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise TrainingFailed(f"{path}: written by another version ({metadata.get('format')}, this one reads {FORMAT})")
+    return Checkpoint(int(metadata["step"]), unpack(safetensors.torch.load(data), metadata["tree"]))

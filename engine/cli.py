@@ -1,0 +1,40 @@
+"""From a command line to an exit status: bad input is one line and status 2, never a traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
+    """``--config FILE [--checkpoint FILE] [section.key=value ...]``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
+    if checkpoint:
+        parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
+    return parser.parse_intermixed_args()
+
+
+def run(main: Callable[[], None]) -> int:
+    """Call ``main`` and turn the ends that a run may have into an exit status (see :mod:`engine.errors`)."""
+    from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, ConfigError, RunStopped, TrainingFailed
+
+    try:
+        main()
+    except ConfigError as error:
+        return _say(error, EXIT_BAD_INPUT)
+    except RunStopped as stopped:
+        return _say(stopped, EXIT_STOPPED, "")
+    except TrainingFailed as error:
+        return _say(error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", 130, "")
+    return 0
+
+
+def _say(message: object, status: int, prefix: str = "error: ") -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{prefix}{message}", file=sys.stderr)  # noqa: T201
+    return status

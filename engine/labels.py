@@ -1,0 +1,93 @@
+"""Which answers are right: the data set's own labels, or the reassessed labels of ImageNet (ReaL)."""
+
+import json
+import re
+from importlib.resources import files
+from typing import Protocol
+
+import torch
+from data import EvalLoader
+from torch import Tensor
+
+from engine.errors import ConfigError
+
+TOP = 5
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
+
+
+class Judge(Protocol):
+    """Counts right answers of a batch."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
+        """int64 (3,): images that count, right at the first guess, right within five guesses.
+
+        Args:
+            logits: float (n, classes). targets: int64 (n,). indices: int64 (n,), numbers in the image list.
+        """
+
+
+class OriginalLabels:
+    """One right class for each image."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        return _tally(guesses(logits) == targets.view(-1, 1), torch.ones_like(targets, dtype=torch.bool))
+
+
+class RealLabels:
+    """Any number of right classes for each image of ImageNet's validation set (Beyer et al., 2020).
+
+    Images without a label are left out, as the definition says. Images are known by their file name, not their place.
+    """
+
+    def __init__(self, loader: EvalLoader, device: torch.device) -> None:
+        """Look up the labels of all images of a loader.
+
+        Raises:
+            ConfigError: an image is not named as in ImageNet's validation set.
+        """
+        published = json.loads(files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text())
+        rows = [published[_number(loader.name(i), len(published))] for i in range(loader.num_images)]
+        width = max(1, max(map(len, rows), default=1))
+        padded = [row + [-1] * (width - len(row)) for row in rows]
+        self._labels = torch.tensor(padded, dtype=torch.int64, device=device).view(-1, width)
+
+    def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        labels = self._labels[indices.to(self._labels.device)]
+        right = (guesses(logits).unsqueeze(2) == labels.unsqueeze(1)).any(2)
+        return _tally(right, labels[:, 0] >= 0)
+
+
+def build_judge(labels: str, loader: EvalLoader, num_classes: int, device: torch.device) -> Judge:
+    """The judge that ``eval.labels`` names.
+
+    Raises:
+        ConfigError: ReaL labels are asked for a model or images that are not ImageNet's.
+    """
+    if labels == "original":
+        return OriginalLabels()
+    if num_classes != 1000:
+        raise ConfigError(f"eval.labels: real needs the 1000 classes of ImageNet, model.num_classes is {num_classes}")
+    return RealLabels(loader, device)
+
+
+def guesses(logits: Tensor) -> Tensor:
+    """The classes with the highest logits, best first: int64 (n, 5), or fewer columns with fewer classes."""
+    return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
+
+
+def _tally(right: Tensor, counted: Tensor) -> Tensor:
+    """Counts from ``right`` (n, guesses) and which images count, bool (n,)."""
+    right = right & counted.unsqueeze(1)
+    return torch.stack([counted.sum(), right[:, 0].sum(), right.any(1).sum()])
+
+
+def _number(name: str, count: int) -> int:
+    match = _NAME.search(name)
+    if match is None or not 1 <= int(match[1]) <= count:
+        raise ConfigError(
+            f"eval.labels: real needs images named ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{count:08d}.JPEG, "
+            f"not {name}"
+        )
+    return int(match[1]) - 1

@@ -1,0 +1,77 @@
+"""Where the time of training goes: rates, waits and memory over the steps since the last log line."""
+
+import resource
+import time
+from typing import Any
+
+import torch
+
+from engine.distributed import World
+from engine.step import StepResult
+
+
+class Meter:
+    """Collects steps and says their means.
+
+    Args:
+        images: images of one optimiser step over all ranks.
+    """
+
+    def __init__(self, images: int, world: World) -> None:
+        self._images = images
+        self._world = world
+        self._start()
+
+    def _start(self) -> None:
+        self._began = time.perf_counter()
+        self._losses: list[float] = []
+        self._steps = 0
+        self._data = 0.0
+        self._paused = 0.0
+        self._last: StepResult | None = None
+
+    def add(self, result: StepResult, data_seconds: float) -> None:
+        """Count one step, of which ``data_seconds`` were spent waiting for the loader."""
+        if result.taken:
+            self._losses.append(result.loss)
+        self._data += data_seconds
+        self._last = result
+        self._steps += 1
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not training (a save)."""
+        self._paused += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of training since the last report."""
+        return max(1e-9, time.perf_counter() - self._began - self._paused)
+
+    def report(self, left: int) -> dict[str, Any]:
+        """Means over the steps since the last report, then begin anew. ``left`` steps are still to do.
+
+        Returns:
+            loss, lr, grad_norm, images_per_second, step_seconds, data_seconds (per step), memory_gib (peak of this
+            process on the GPU, or in RAM on the CPU), eta_seconds.
+        """
+        assert self._last is not None
+        seconds = self.seconds / self._steps
+        values = {
+            "loss": sum(self._losses) / len(self._losses) if self._losses else None,
+            "lr": self._last.lr,
+            "grad_norm": self._last.grad_norm if self._last.taken else None,
+            "images_per_second": self._images / seconds,
+            "step_seconds": seconds,
+            "data_seconds": self._data / self._steps,
+            "memory_gib": peak_memory(self._world.device),
+            "eta_seconds": seconds * left,
+        }
+        self._start()
+        return values
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: the most that torch has held on the GPU, or that the process has held in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,121 @@
+"""The run folder: one run at a time, one config for its whole life, and a record of what ran there."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import yaml
+
+from engine.config import Config, to_dict
+from engine.distributed import World, host_name
+from engine.errors import ConfigError
+from engine.files import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pydantic")
+# What may differ when a run goes on: where and how fast it runs and what it writes, but not what it computes.
+FREE = {
+    "train": {
+        *("accumulation", "threads", "save_every", "keep", "log_every", "tensorboard", "wandb", "profile", "timeout"),
+        *("max_bad_steps", "device", "bn_batch"),
+    },
+    "data": {"root", "index", "workers", "prefetch", "timeout", "pin_memory", "max_corrupt"},
+    "eval": {"batch_size"},
+}
+
+
+class RunLock:
+    """Holds the run folder while this object lives; the lock goes with the process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            ConfigError: another process has it, or the folder cannot be made or written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = (folder / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"output: the run folder {folder} cannot be used: {error}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise ConfigError(f"output: {folder} is in use by {holder}; choose another output folder") from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {host_name()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let another run have the folder."""
+        self._file.close()
+
+
+def check_same_run(folder: Path, config: Config) -> None:
+    """Refuse to go on with another config than the run began with.
+
+    Raises:
+        ConfigError: names the first key that differs and both values.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = to_dict(config)
+    for section in ("model", "data", "train", "eval"):
+        for key in sorted(before.get(section, {}).keys() | now[section].keys()):
+            old, new = before.get(section, {}).get(key), now[section].get(key)
+            if old != new and key not in FREE.get(section, ()):
+                raise ConfigError(
+                    f"output: {folder} holds a run with {section}.{key} = {old}, now it is {new}; go on with the old "
+                    f"value or choose another output folder"
+                )
+
+
+def record_start(folder: Path, config: Config, world: World, step: int) -> None:
+    """Write ``config.yaml`` (resolved) and ``meta.json`` (what ran, with what, on what, and when it started)."""
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    write_atomic(folder / "config.yaml", text.encode())
+    path = folder / "meta.json"
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
+    starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "ranks": world.size})
+    meta = describe_run() | {"device": device_name(world.device), "ranks": world.size, "starts": starts}
+    write_atomic(path, json.dumps(meta, indent=2).encode())
+
+
+def describe_run() -> dict[str, Any]:
+    """The command, the versions of what computes, the machine and the git commit."""
+    return {
+        "command": [Path(sys.executable).name, *sys.argv],
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": git_commit(),
+        "host": host_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or ``cpu`` with the machine's architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with ``-dirty`` when files differ from it, or ``unknown``."""
+    try:
+        name = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(name, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
