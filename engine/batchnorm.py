@@ -24,8 +24,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             return super().forward(x) if x.device.type != "cpu" else _BatchNorm.forward(self, x)
         dims = [0, *range(2, x.ndim)]
         count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = all_reduce(torch.cat([x.sum(dims), (x * x).sum(dims), count]))
-        total, squares, count = sums.split([x.shape[1], x.shape[1], 1])
+        total, count = all_reduce(torch.cat([x.sum(dims), count])).split([x.shape[1], 1])
         mean = total / count
         centred = x - _per_channel(mean, x)
         # The second pass keeps the variance exact where the mean is large.

@@ -20,6 +20,7 @@ from engine.pack import pack, unpack
 
 LOG = logging.getLogger(__name__)
 FORMAT = "run-state-1"
+HEAD = "run"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class CheckpointFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(self.folder)
         tensors, tree = pack(state)
-        data = safetensors.torch.save(tensors, metadata={"format": FORMAT, "step": str(step), "tree": tree})
+        head = json.dumps({"format": FORMAT, "step": step, "tree": tree})
+        data = safetensors.torch.save(tensors, metadata={HEAD: head})
         path = self._path(step)
         path.unlink(missing_ok=True)  # a damaged one of the same step must not meet the new manifest
         write_atomic(_manifest(path), _manifest_text(path, data))
@@ -59,7 +61,7 @@ class CheckpointFolder:
         Raises:
             TrainingFailed: there are checkpoints and every one is damaged.
         """
-        damaged = []
+        damaged: list[Path] = []
         for path in reversed(self._all()):
             fault, data = _read(path)
             if fault is None:
@@ -125,7 +127,7 @@ def _read(path: Path) -> tuple[str | None, bytes]:
 
 def _decode(path: Path, data: bytes) -> Checkpoint:
     length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    if metadata.get("format") != FORMAT:
-        raise TrainingFailed(f"{path}: written by another version ({metadata.get('format')}, this one reads {FORMAT})")
-    return Checkpoint(int(metadata["step"]), unpack(safetensors.torch.load(data), metadata["tree"]))
+    head = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(HEAD, "{}"))
+    if head.get("format") != FORMAT:
+        raise TrainingFailed(f"{path}: written by another version ({head.get('format')}, this one reads {FORMAT})")
+    return Checkpoint(head["step"], unpack(safetensors.torch.load(data), head["tree"]))

@@ -13,8 +13,15 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
     if checkpoint:
         parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
+    else:
+        parser.add_argument("--compile", action="store_true", help="the same as train.compile=true")
+        parser.add_argument("--profile", action="store_true", help="the same as train.profile=true")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    for flag in ("compile", "profile"):
+        if getattr(arguments, flag, False):
+            arguments.overrides.append(f"train.{flag}=true")
+    return arguments
 
 
 def run(main: Callable[[], None]) -> int:

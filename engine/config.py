@@ -1,4 +1,4 @@
-"""Load a config: one YAML file, one level of ``base:``, overrides ``section.key=value``, one clear line on any fault."""
+"""Load a config: a YAML file, one level of ``base:``, overrides ``section.key=value``, one clear line on any fault."""
 
 import json
 import os

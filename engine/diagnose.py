@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data import Batch
-from data.hashing import hash64
 from torch import nn
 
+from data import Batch
+from data.hashing import hash64
 from engine.distributed import World
 from engine.files import write_atomic
 from engine.schema import TrainConfig
@@ -47,9 +47,7 @@ class _Watch:
             handle.remove()
 
 
-def diagnose(
-    state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World
-) -> dict[str, Any]:
+def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> dict[str, Any]:
     """Run a step's forward and backward passes again, without an update, and say where they go wrong.
 
     All ranks must call this together, because synchronised BN talks in the forward pass.

@@ -57,22 +57,20 @@ class World:
             dist.destroy_process_group()
 
 
-def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """The device of a rank.
+def choose_device(wanted: str) -> torch.device:
+    """The device of this rank.
 
     Raises:
-        ConfigError: CUDA is asked for and not there, or there are more ranks than GPUs.
+        ConfigError: CUDA is asked for and not there, or this machine has more ranks than GPUs.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("train.device: cuda is asked for, but torch sees no GPU; valid here is cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"torchrun: rank {local_rank} of this machine has no GPU; start at most "
-            f"--nproc-per-node={torch.cuda.device_count()}"
-        )
-    return torch.device("cuda", local_rank)
+    gpus, ranks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if ranks > gpus:  # said by all ranks, so that rank 0 is among them
+        raise ConfigError(f"torchrun --nproc-per-node: {ranks} ranks for {gpus} GPUs; the nearest valid is {gpus}")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def join_world(device: str = "auto", timeout: float = 600.0) -> World:
@@ -83,7 +81,7 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
         timeout: seconds after which a collective that some rank does not join ends in an error.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from data import Batch, EvalLoader
 from torch import Tensor, nn
 
+from data import Batch, EvalLoader
 from engine.distributed import World
 from engine.labels import Judge
 from engine.schema import TrainConfig

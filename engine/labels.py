@@ -6,9 +6,9 @@ from importlib.resources import files
 from typing import Protocol
 
 import torch
-from data import EvalLoader
 from torch import Tensor
 
+from data import EvalLoader
 from engine.errors import ConfigError
 
 TOP = 5

@@ -1,7 +1,6 @@
 """Where the time of training goes: rates, waits and memory over the steps since the last log line."""
 
 import resource
-import time
 from typing import Any
 
 import torch
@@ -23,29 +22,19 @@ class Meter:
         self._start()
 
     def _start(self) -> None:
-        self._began = time.perf_counter()
         self._losses: list[float] = []
         self._steps = 0
-        self._data = 0.0
-        self._paused = 0.0
+        self._seconds = self._data = 0.0
         self._last: StepResult | None = None
 
-    def add(self, result: StepResult, data_seconds: float) -> None:
-        """Count one step, of which ``data_seconds`` were spent waiting for the loader."""
+    def add(self, result: StepResult, seconds: float, data_seconds: float) -> None:
+        """Count one step of ``seconds``, of which ``data_seconds`` were spent waiting for the loader."""
         if result.taken:
             self._losses.append(result.loss)
+        self._steps += 1
+        self._seconds += seconds
         self._data += data_seconds
         self._last = result
-        self._steps += 1
-
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was not training (a save)."""
-        self._paused += seconds
-
-    @property
-    def seconds(self) -> float:
-        """Time of training since the last report."""
-        return max(1e-9, time.perf_counter() - self._began - self._paused)
 
     def report(self, left: int) -> dict[str, Any]:
         """Means over the steps since the last report, then begin anew. ``left`` steps are still to do.
@@ -55,7 +44,7 @@ class Meter:
             process on the GPU, or in RAM on the CPU), eta_seconds.
         """
         assert self._last is not None
-        seconds = self.seconds / self._steps
+        seconds = max(1e-9, self._seconds) / self._steps
         values = {
             "loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "lr": self._last.lr,

@@ -26,8 +26,9 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     Raises:
         ConfigError: timm has no such optimiser, or it does not take an argument.
     """
-    if train.optimizer.lower() not in list_optimizers():
-        raise ConfigError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, list_optimizers())}")
+    names = [str(name) for name in list_optimizers()]
+    if train.optimizer.lower() not in names:
+        raise ConfigError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, names)}")
     own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
     arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
     try:
@@ -53,19 +54,19 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_p
     Raises:
         ConfigError: the schedule does not take an argument, or the warm-up is longer than the run.
     """
-    if train.warmup_epochs >= train.epochs and not train.warmup_prefix:
+    if train.warmup_epochs >= train.epochs:
         raise ConfigError(
             f"train.warmup_epochs: {train.warmup_epochs:g} is not shorter than train.epochs {train.epochs}; "
             f"the nearest valid is {train.epochs - 1}"
         )
     prefix = train.warmup_epochs if train.warmup_prefix else 0
+    lengths: dict[str, Any] = {"num_epochs": train.epochs - prefix, "warmup_epochs": train.warmup_epochs}
     scale = rate_scale(train)
     try:
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=train.schedule,
-            num_epochs=train.epochs - prefix,
-            warmup_epochs=train.warmup_epochs,
+            **lengths,
             warmup_lr=train.warmup_lr * scale,
             warmup_prefix=train.warmup_prefix,
             min_lr=train.min_lr * scale,

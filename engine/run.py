@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from data import Batch, build_mixup
-
 from engine import runfolder
 from engine.batchnorm import batch_warning
 from engine.checkpoint import CheckpointFolder
@@ -121,9 +120,12 @@ class Run:
                 waited = time.perf_counter() - began
                 self.watchdog.at(f"step {progress.step}")
                 result = train_step(self.state, part, self.mix, self.config.train, self.world)
-                self._count(result, part, waited)
+                seconds = time.perf_counter() - began
+                self.meter.add(result, seconds, waited)
+                progress.train_seconds += seconds
+                self._count(result, part)
                 self.profiler.step()
-                speed = self.config.train.batch_size / (time.perf_counter() - began)
+                speed = self.config.train.batch_size / seconds
                 bar.step(loss=f"{result.loss:.3f}", lr=f"{result.lr:.2e}", images_s=f"{speed:.0f}")
         finally:
             bar.close()
@@ -150,10 +152,9 @@ class Run:
         names = [name for name in self.world.gather(self.stop.received) if name]
         raise RunStopped(f"stopped by {names[0]} after step {progress.step}; the same command goes on from there")
 
-    def _count(self, result: StepResult, batches: list[Batch], waited: float) -> None:
+    def _count(self, result: StepResult, batches: list[Batch]) -> None:
         """Book a step: what it changed, whether to save, whether to log, whether to give up."""
         progress, train = self.state.progress, self.config.train
-        self.meter.add(result, waited)
         if result.taken:
             progress.loss_sum += result.loss
             progress.loss_steps += 1
@@ -167,7 +168,7 @@ class Run:
         if progress.step % train.log_every == 0:
             self._log_step()
         if self.saver.due(progress.step) or progress.step % self.steps_per_epoch == 0:
-            self.meter.pause(self.saver.save(self.state))
+            self.saver.save(self.state)
 
     def _give_up(self, batches: list[Batch]) -> None:
         """Find the module that is not finite and end the run."""
@@ -184,7 +185,6 @@ class Run:
     def _log_step(self) -> None:
         progress = self.state.progress
         left = self.config.train.epochs * self.steps_per_epoch - progress.step
-        progress.train_seconds += self.meter.seconds
         values = self.meter.report(left)
         self._record({"kind": "step", "step": progress.step, "epoch": progress.epoch + 1, **values})
         loss = "none" if values["loss"] is None else f"{values['loss']:.4f}"

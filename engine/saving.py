@@ -29,11 +29,11 @@ class Saver:
         """Whether to save after ``step`` steps."""
         return step % self._every == 0 or (self._retry_at is not None and step >= self._retry_at)
 
-    def save(self, state: TrainState) -> float:
-        """Save, or say why not; returns the seconds that it took."""
+    def save(self, state: TrainState) -> None:
+        """Save, or say why not."""
         if self._folder is None:
-            return 0.0
-        began, step = time.perf_counter(), state.progress.step
+            return
+        step = state.progress.step
         try:
             self._folder.save(step, state.to_save())
         except OSError as error:
@@ -48,7 +48,6 @@ class Saver:
             if self._retry_at is not None:
                 LOG.warning("saving works again, step %d is saved", step)
             self._wait, self._retry_at = 0, None
-        return time.perf_counter() - began
 
 
 def try_writing(what: str, write: Callable[[], None]) -> bool:

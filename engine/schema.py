@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from data.config import DataConfig
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.config import DataConfig
 from models.config import ModelConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -26,60 +26,78 @@ class TrainConfig(Section):
     """
 
     epochs: Positive = 300
-    batch_size: Positive = Field(1024, description="images per optimiser step, over all ranks and accumulated parts")
-    accumulation: Positive = Field(1, description="parts into which each rank splits its share of a batch")
-    seed: int = Field(0, ge=0, lt=2**31)
+    batch_size: Positive = Field(
+        default=1024, description="images per optimiser step, over all ranks and accumulated parts"
+    )
+    accumulation: Positive = Field(default=1, description="parts into which each rank splits its share of a batch")
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
-    optimizer: str = Field("adamw", description="any name of timm.optim")
+    optimizer: str = Field(default="adamw", description="any name of timm.optim")
     lr: Rate = 1e-3
-    lr_batch: Positive | None = Field(None, description="scale lr, warmup_lr and min_lr by batch_size / lr_batch")
+    lr_batch: Positive | None = Field(
+        default=None, description="scale lr, warmup_lr and min_lr by batch_size / lr_batch"
+    )
     weight_decay: Rate = 0.05
-    betas: tuple[Fraction, Fraction] | None = Field(None, description="null: the optimiser's own, 0.9 and 0.999")
-    eps: float | None = Field(None, gt=0, description="null: the optimiser's own, 1e-8")
-    momentum: Fraction = Field(0.9, description="of the optimisers that have one")
+    betas: tuple[Fraction, Fraction] | None = Field(
+        default=None, description="null: the optimiser's own, 0.9 and 0.999"
+    )
+    eps: float | None = Field(default=None, gt=0, description="null: the optimiser's own, 1e-8")
+    momentum: Fraction = Field(default=0.9, description="of the optimisers that have one")
     optimizer_args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimiser")
-    layer_decay: float | None = Field(None, gt=0, le=1, description="lr factor from each layer to the one before it")
-    clip_grad: float | None = Field(5.0, gt=0, description="largest norm of the gradient; null: no limit")
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="lr factor from each layer to the one before it"
+    )
+    clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient; null: no limit")
 
     schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = "cosine"
     warmup_epochs: Rate = 20
     warmup_lr: Rate = 5e-7
     min_lr: Rate = 5e-6
-    warmup_prefix: bool = Field(False, description="begin the decay at the end of the warm-up, not under it")
+    warmup_prefix: bool = Field(default=False, description="begin the decay at the end of the warm-up, not under it")
     schedule_args: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's schedule")
 
-    ema_decay: Fraction | None = Field(None, description="keep a moving average of the weights; null: none")
-    ema_warmup: bool = Field(False, description="begin with a faster average: min(decay, 1 - (1 + step)^(-2/3))")
+    ema_decay: Fraction | None = Field(default=None, description="keep a moving average of the weights; null: none")
+    ema_warmup: bool = Field(
+        default=False, description="begin with a faster average: min(decay, 1 - (1 + step)^(-2/3))"
+    )
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    sync_bn: bool = Field(False, description="batch statistics over all ranks")
+    sync_bn: bool = Field(default=False, description="batch statistics over all ranks")
     channels_last: bool = False
     compile: bool = False
-    bn_batch: Positive | None = Field(128, description="images behind a batch statistic in the recipe; null: any")
-    deterministic: bool = Field(False, description="GPU kernels that give the same bits in each run; slower")
-    threads: Positive | None = Field(None, description="CPU threads of a rank; null: torch's choice")
+    bn_batch: Positive | None = Field(
+        default=128, description="images behind a batch statistic in the recipe; null: any"
+    )
+    deterministic: bool = Field(default=False, description="GPU kernels that give the same bits in each run; slower")
+    threads: Positive | None = Field(default=None, description="CPU threads of a rank; null: torch's choice")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    init_checkpoint: Path | None = Field(None, description="weights to start from; resized to this model")
-    save_every: Positive = Field(1000, description="steps between checkpoints; each epoch's end saves, too")
-    keep: Positive = Field(2, description="checkpoints that stay")
-    save_ema: bool = Field(True, description="last and best hold the averaged weights where there is an average")
+    init_checkpoint: Path | None = Field(default=None, description="weights to start from; resized to this model")
+    save_every: Positive = Field(default=1000, description="steps between checkpoints; each epoch's end saves, too")
+    keep: Positive = Field(default=2, description="checkpoints that stay")
+    save_ema: bool = Field(
+        default=True, description="last and best hold the averaged weights where there is an average"
+    )
 
-    log_every: Positive = Field(50, description="steps between lines of the log")
+    log_every: Positive = Field(default=50, description="steps between lines of the log")
     tensorboard: bool = True
-    wandb: str | None = Field(None, description="project in Weights & Biases")
-    profile: bool = Field(False, description="write a trace of a few steps to the run folder")
-    timeout: float = Field(600.0, gt=0, description="seconds without progress after which a stalled run is ended")
-    max_bad_steps: Positive = Field(10, description="steps in a row that are not finite before the run stops")
+    wandb: str | None = Field(default=None, description="project in Weights & Biases")
+    profile: bool = Field(default=False, description="write a trace of a few steps to the run folder")
+    timeout: float = Field(
+        default=600.0, gt=0, description="seconds without progress after which a stalled run is ended"
+    )
+    max_bad_steps: Positive = Field(default=10, description="steps in a row that are not finite before the run stops")
 
 
 class EvalConfig(Section):
     """How accuracy is measured."""
 
-    batch_size: Positive = Field(128, description="images per rank")
-    every: Positive = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
-    labels: Literal["original", "real"] = Field("original", description="real: the reassessed labels of ImageNet")
-    ema: bool = Field(True, description="evaluate the averaged weights where there is an average")
+    batch_size: Positive = Field(default=128, description="images per rank")
+    every: Positive = Field(default=1, description="epochs between evaluations; the last epoch is always evaluated")
+    labels: Literal["original", "real"] = Field(
+        default="original", description="real: the reassessed labels of ImageNet"
+    )
+    ema: bool = Field(default=True, description="evaluate the averaged weights where there is an average")
 
 
 class Config(Section):
@@ -87,6 +105,6 @@ class Config(Section):
 
     model: ModelConfig
     data: DataConfig
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    eval: EvalConfig = Field(default_factory=EvalConfig)
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
     output: Path

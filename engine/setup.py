@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from data import DataError, EvalLoader, TrainLoader, build_eval_loader, build_train_loader
-from models.checkpoint import CheckpointError, convert_state, load_pretrained, read_weights
-from models.config import build_model
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data import DataError, EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from engine.batchnorm import Statistics, synchronise
 from engine.config import Config, check_batch
 from engine.distributed import World
 from engine.errors import ConfigError
 from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
+from models.checkpoint import CheckpointError, convert_state, load_pretrained, read_weights
+from models.config import build_model
 
 
 @contextmanager
@@ -116,13 +116,18 @@ def build_evaluation_loader(config: Config, world: World) -> EvalLoader:
         )
 
 
+def place(model: nn.Module, config: Config, world: World) -> nn.Module:
+    """The model on this rank's device, in the memory layout of the config."""
+    model = model.to(world.device)
+    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model  # type: ignore[call-overload]
+
+
 def build_state(model: nn.Module, config: Config, world: World, steps_per_epoch: int) -> TrainState:
     """Everything that trains ``model``, at step 0. The network is not yet distributed: see :func:`distribute`."""
     train = config.train
     if train.sync_bn and world.size > 1:
         model = synchronise(model)
-    layout = torch.channels_last if train.channels_last else torch.preserve_format
-    model = model.to(world.device, memory_format=layout).train()
+    model = place(model, config, world).train()
     optimizer = build_optimizer(model, train)
     decay = train.ema_decay
     return TrainState(

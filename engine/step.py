@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from data import Batch
-from data.hashing import hash64
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
+from data import Batch
+from data.hashing import hash64
 from engine.distributed import World
 from engine.optim import learning_rate
 from engine.schema import TrainConfig
@@ -60,8 +60,8 @@ def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Tra
 
     lr = learning_rate(state.optimizer)
     # One sum tells all ranks the loss of the whole batch and whether any rank must not take the step.
-    sums = world.total(torch.tensor([loss_value, not _finite(loss_value), not _finite(norm_value)], dtype=torch.float64))
-    loss_sum, loss_bad, norm_bad = sums.tolist()
+    own = [loss_value, not _finite(loss_value), not _finite(norm_value)]
+    loss_sum, loss_bad, norm_bad = world.total(torch.tensor(own, dtype=torch.float64)).tolist()
     too_large_scale = norm_bad and not loss_bad and state.scaler.is_enabled()
     bad = bool(loss_bad or norm_bad) and not (too_large_scale and state.scaler.get_scale() > SMALLEST_SCALE)
     taken = not (loss_bad or norm_bad)

@@ -16,7 +16,7 @@ from engine.errors import ConfigError, nearest
 class CoreLoader(yaml.SafeLoader):
     """A safe loader with the scalar types of YAML 1.2 and without duplicate keys."""
 
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    yaml_implicit_resolvers = {}  # type: ignore[var-annotated]  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are all different.
@@ -48,8 +48,7 @@ _resolve(
     "-+.0123456789",
 )
 CoreLoader.add_constructor(
-    "tag:yaml.org,2002:int",
-    lambda loader, node: int(loader.construct_scalar(node), 16 if "x" in node.value else 10),
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 16 if "x" in node.value else 10)
 )
 
 

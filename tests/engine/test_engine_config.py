@@ -1,0 +1,114 @@
+"""The config: values, merging, and the one line that each fault gets."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import ConfigError, check_batch, load_config
+
+BASE = """
+model: {name: dw_conv_nano, num_classes: 10}
+data: {format: mnist5k}
+train: {weight_decay: 1e-8, betas: [0.9, 0.95], epochs: 7}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(BASE)
+    return file
+
+
+def test_values_are_read_as_written(path):
+    config = load_config(path, ["train.lr=5e-4", "train.min_lr=.5e-5", "output=runs/1e3"])
+    assert (config.train.weight_decay, config.train.lr, config.train.min_lr) == (1e-8, 5e-4, 5e-6)
+    assert config.train.betas == (0.9, 0.95)
+    assert config.output == Path("runs/1e3")
+
+
+def test_output_defaults_to_the_name_of_the_file(path):
+    assert load_config(path).output == Path("runs/run")
+
+
+def test_base_is_changed_by_the_file_and_both_by_the_command_line(path, tmp_path):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: run.yaml\ntrain: {epochs: 9, seed: 3}\ndata: {mixup: {mixup: 0.5}}\n")
+    config = load_config(child, ["train.seed=4"])
+    assert (config.train.epochs, config.train.seed, config.train.weight_decay) == (9, 4, 1e-8)
+    assert (config.data.mixup.mixup, config.data.mixup.cutmix) == (0.5, 1.0)
+
+
+def test_only_one_level_of_base(path, tmp_path):
+    (tmp_path / "b.yaml").write_text("base: run.yaml\n")
+    (tmp_path / "c.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: base: .*b\.yaml has a base of its own"):
+        load_config(tmp_path / "c.yaml")
+
+
+FAULTS = [
+    ("train.epoch=3", "command line: train.epoch: unknown key; the nearest valid one is train.epochs"),
+    ("train.img_size=3", "the nearest valid one is model.img_size"),
+    ("trian.epochs=3", "command line: trian: unknown key; the nearest valid one is train"),
+    ("data.mixup.mixpu=1", "data.mixup.mixpu: unknown key; the nearest valid one is data.mixup.mixup"),
+    ("train.epochs=a", 'train.epochs: should be a valid integer, not "a"'),
+    ("train.epochs=1.5", "train.epochs: should be a valid integer"),
+    ("train.lr=-1", "train.lr: should be greater than or equal to 0, not -1"),
+    ("train.compile=yes", 'train.compile: should be a valid boolean, not "yes"'),
+    ("train.betas=[0.9]", "train.betas"),
+    ("train.schedule=cosin", "train.schedule: should be 'cosine'"),
+    ("train=3", "train: should be an object, not 3"),
+    ("train.epochs", "is not of the form section.key=value"),
+    ("=3", "is not of the form section.key=value"),
+    ("train.lr={", "train.lr, line 1: not valid YAML"),
+    ("model.name=dw_conv_nan", "dw_conv_nano"),
+    ("model.mixer=dw", "model"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), FAULTS)
+def test_each_fault_is_one_line_that_names_the_key(path, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fault_in_a_file_names_the_file_it_stands_in(path, tmp_path):
+    path.write_text(BASE.replace("epochs", "epoch"))
+    child = tmp_path / "child.yaml"
+    child.write_text("base: run.yaml\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(child)
+    assert str(caught.value).startswith(f"{path}: train.epoch: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "a config is a mapping"),
+        ("train: {a: 1\n", "not valid YAML"),
+        ("train: {lr: 1, lr: 2}\n", "the key 'lr' stands twice"),
+        ("base: 3\n", "base: must be the path"),
+        ("base: nothing.yaml\n", "no such config file"),
+        ("train: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("data: {format: mnist5k}\n", "model: missing"),
+    ],
+)
+def test_a_broken_file_is_refused(path, text, message):
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest(path):
+    with pytest.raises(ConfigError, match=r"no such config file; the nearest is .*run\.yaml"):
+        load_config(path.with_name("rum.yaml"))
+
+
+def test_batch_must_divide_by_ranks_and_accumulation(path):
+    with pytest.raises(ConfigError, match=r"train.batch_size: 1024 .*3 ranks x 2 .*nearest valid is 1020 or 1026"):
+        load_config(path, ["train.accumulation=2"], world_size=3)
+    assert check_batch(load_config(path, ["train.accumulation=2"]), 4) == 128
