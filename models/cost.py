@@ -18,10 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.layers.depthwise_conv import DepthwiseConv
 from models.layers.norms import CenteringBatchNorm2d
 from models.layers.pointwise import GlobalAvgPool
+from models.mixers.conv_attention import ConvAttention
 from models.mixers.dynamic_depthwise import DynamicDepthwiseConv
 from models.mixers.inhomogeneous_dynamic import InhomogeneousConv
 from models.mixers.static_window import StaticWindow
 from models.mixers.window_attention import WindowAttention
+from models.mixers.window_weights import WindowWeights
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,20 @@ def _attention(module: WindowAttention, inputs: tuple[Tensor, ...], output: Tens
 @paper_rule(StaticWindow)
 def _static(module: StaticWindow, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
     return _padded_tokens(module.window_size, output) * module.window_size**2 * output.shape[-1]
+
+
+@paper_rule(WindowWeights)
+def _window_weights(module: WindowWeights, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
+    """Softmax, products of query and key, convolution over the offsets; the projections are counted by themselves."""
+    count = rules.softmax * module.softmax + 9 * (module.post is not None)
+    products = inputs[0].numel() * module.kernel_size**2 if module.qk is not None else 0
+    return count * output.numel() + products
+
+
+@paper_rule(ConvAttention)
+def _conv_attention(module: ConvAttention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
+    """The sum over the window, as for window attention."""
+    return output.numel() * module.weights.kernel_size**2
 
 
 def _padded_tokens(window: int, output: Tensor) -> int:

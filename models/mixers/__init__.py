@@ -58,6 +58,7 @@ def nearest(word: str, known: Any) -> str:
 
 # Importing the operator files fills the registry.
 from models.mixers import (  # noqa: E402
+    conv_attention,
     depthwise,
     dynamic_depthwise,
     inhomogeneous_dynamic,
@@ -70,6 +71,7 @@ __all__ = [
     "Properties",
     "Site",
     "build_mixer",
+    "conv_attention",
     "depthwise",
     "dynamic_depthwise",
     "inhomogeneous_dynamic",

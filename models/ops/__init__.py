@@ -2,5 +2,6 @@
 
 from models.ops.api import generate_and_aggregate, local_aggregate
 from models.ops.backend import use_backend
+from models.ops.library_products import window_products
 
-__all__ = ["generate_and_aggregate", "local_aggregate", "use_backend"]
+__all__ = ["generate_and_aggregate", "local_aggregate", "use_backend", "window_products"]
