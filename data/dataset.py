@@ -65,7 +65,7 @@ def _collate(key: BatchKey, samples: list[Sample], targets: list[int], replaced:
     ]
     noise = [box.noise.reshape(-1) for sample in samples for box in sample.erased]
     return RawBatch(
-        pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+        pixels=torch.from_numpy(np.stack([sample.pixels.transpose(2, 0, 1) for sample in samples])),
         targets=torch.tensor(targets, dtype=torch.int64),
         indices=torch.from_numpy(np.asarray(key.indices, dtype=np.int64)),
         boxes=torch.tensor(boxes, dtype=torch.int64).reshape(-1, 5),

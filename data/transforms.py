@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.data.transforms import CenterCropOrPad, RandomResizedCropAndInterpolation, str_to_pil_interp
+from timm.data.transforms import CenterCropOrPad, RandomResizedCropAndInterpolation
 from torchvision import transforms
 
 from data.config import AugmentConfig, DataConfig
+from data.crop import exact_crop, fast_crop
 from data.decode import decode
 from data.errors import DataError
+from data.shift import speed_up
 
 Size = tuple[int, int]
 SMALL = 32  # up to this size Swin pads and crops, and does not resize
@@ -58,7 +60,6 @@ class TrainTransform:
         self.cfg = cfg
         augment = cfg.augment
         self.resized = augment.crop == "resized" or (augment.crop == "auto" and max(self.size) > SMALL)
-        self.resample = str_to_pil_interp(cfg.interpolation)
         self.padded_crop = transforms.RandomCrop(self.size, padding=augment.padding, pad_if_needed=True)
         self.operations = _operations(cfg, self.size)
 
@@ -74,9 +75,9 @@ class TrainTransform:
         if not self.resized:
             return self.padded_crop(decode(image, name, self.cfg.channels))
         augment = self.cfg.augment
-        top, left, height, width = RandomResizedCropAndInterpolation.get_params(image, augment.scale, augment.ratio)
-        image = decode(image, name, self.cfg.channels).crop((left, top, left + width, top + height))
-        return image.resize(self.size[::-1], self.resample)
+        box = RandomResizedCropAndInterpolation.get_params(image, augment.scale, augment.ratio)
+        crop = fast_crop if self.cfg.fast_decode else exact_crop
+        return crop(image, name, box, self.size, self.cfg.interpolation, self.cfg.channels)
 
 
 def _operations(cfg: DataConfig, size: Size) -> list:
@@ -99,7 +100,10 @@ def _operations(cfg: DataConfig, size: Size) -> list:
         raise DataError(
             f"data.augment.auto_augment={augment.auto_augment} is not known to timm; e.g. rand-m9-mstd0.5-inc1"
         ) from error
-    return first.transforms[1:] + second.transforms  # the first is the crop, done above
+    operations = first.transforms[1:] + second.transforms  # the first is the crop, done above
+    if cfg.fast_decode:
+        speed_up(operations)
+    return operations
 
 
 def draw_erased(augment: AugmentConfig, channels: int, size: Size) -> list[Erased]:
