@@ -5,6 +5,7 @@ from data.config import DataConfig
 from data.errors import CorruptImageError, DataError, WorkerError
 from data.loader import EvalLoader, TrainLoader, as_worker_error, build_eval_loader, build_train_loader
 from data.mixup import Mixup, build_mixup
+from data.real import real_labels
 
 __all__ = [
     "Batch",
@@ -20,4 +21,5 @@ __all__ = [
     "build_eval_loader",
     "build_mixup",
     "build_train_loader",
+    "real_labels",
 ]

@@ -6,13 +6,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from data.batch import Batch, Normalizer, RawBatch, Replacement
+from data.classes import check_same_classes, load_classes
 from data.config import DataConfig
 from data.dataset import BatchDataset
 from data.errors import CorruptImageError, DataError, WorkerError
-from data.readers import Reader, open_reader
+from data.readers import Reader, open_reader, quick_classes
 from data.records import ImageList
 from data.sampler import BatchKey, EvalSampler, TrainSampler
 from data.seeding import preserved_generators
@@ -75,6 +77,9 @@ class _Loader:
         self.records: ImageList = reader.records
         self.dataset_name = cfg.dataset_name
         self.classes = reader.records.classes
+        outputs = load_classes(cfg.classes).outputs if cfg.classes else None
+        self.class_outputs: Tensor | None = None if outputs is None else torch.tensor(outputs)
+        """Which outputs of a 1,000-class model the labels count, for data of fewer classes (ImageNet-A, -R)."""
 
     @property
     def num_images(self) -> int:
@@ -171,10 +176,23 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    cfg: DataConfig, *, img_size: int | Size, batch_size: int, rank: int = 0, world_size: int = 1
+    cfg: DataConfig,
+    *,
+    img_size: int | Size,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    train_classes: list[str] | None = None,
 ) -> EvalLoader:
-    """Build the evaluation loader of a rank over the val split. Raises DataError for bad input."""
+    """Build the evaluation loader of a rank over the val split.
+
+    Its classes must be `train_classes` (`TrainLoader.classes`; by default those of a train split that can be
+    listed at once). Raises DataError for bad input.
+    """
     reader = open_reader(cfg, "val")
+    expected = train_classes or quick_classes(cfg, "train")
+    if expected and not cfg.classes:
+        check_same_classes(expected, reader.records.classes)
     sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
     return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
 

@@ -1,7 +1,7 @@
 """A list of images as packed arrays: 1.28 million entries in some 60 MB that all workers share."""
 
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,6 +14,7 @@ class ImageList:
 
     names: uint8 (bytes,), all names joined, UTF-8. ends: int64 (n,), where each name ends.
     labels: int32 (n,). classes: the class names in label order. extra: more arrays (n,) of a reader.
+    index_file: where the arrays are mapped from, if they are; a worker then maps them again, it copies nothing.
     """
 
     names: np.ndarray
@@ -21,6 +22,12 @@ class ImageList:
     labels: np.ndarray
     classes: list[str]
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    index_file: Path | None = None
+
+    def __reduce__(self):
+        if self.index_file is not None:
+            return _map_again, (self.index_file, self.classes, None if _is_map(self.labels) else self.labels)
+        return ImageList, (self.names, self.ends, self.labels, self.classes, self.extra)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -29,10 +36,6 @@ class ImageList:
         """Return the name (path below the root, or archive member) of one image."""
         start = int(self.ends[index - 1]) if index else 0
         return self.names[start : int(self.ends[index])].tobytes().decode()
-
-    def stem(self, index: int) -> str:
-        """Return the file name without folders: the key of ReaL labels."""
-        return PurePosixPath(self.name(index)).name
 
 
 def pack(names: list[str], labels: list[int] | np.ndarray, classes: list[str], **extra: np.ndarray) -> ImageList:
@@ -44,3 +47,30 @@ def pack(names: list[str], labels: list[int] | np.ndarray, classes: list[str], *
         raise DataError(f"label {label_array[bad]} of {names[bad]} is outside the {len(classes)} classes")
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return ImageList(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, label_array, list(classes), extra)
+
+
+def check_name(name: str, source: Path) -> str:
+    """Return a name from an archive or a list if it stays below the root. Raises DataError otherwise."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+        raise DataError(f"{source}: the name {name!r} leads outside; names must be relative, without '..'")
+    return name
+
+
+def parent_class(name: str, source: Path) -> str:
+    """Return the folder that an archive member lies in: its class. Raises DataError where there is none."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2:
+        raise DataError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
+    return parts[-2]
+
+
+def _is_map(array: np.ndarray) -> bool:
+    return isinstance(array, np.memmap)
+
+
+def _map_again(path: Path, classes: list[str], labels: np.ndarray | None) -> ImageList:
+    from data.index import load_index  # index imports this module
+
+    records, _ = load_index(path)
+    return replace(records, classes=classes, labels=records.labels if labels is None else labels)

@@ -5,10 +5,15 @@ from typing import Literal, Protocol
 
 from PIL import Image
 
+from data.classes import load_classes, relabel
 from data.config import DataConfig
 from data.errors import DataError
-from data.readers.folder import FolderReader
+from data.index import describe_files, describe_names, describe_text, load_index
+from data.readers.folder import FolderReader, list_classes, scan_folder
 from data.readers.mnist import MnistReader
+from data.readers.table import scan_csv
+from data.readers.tar import TarReader, list_shards, scan_tar
+from data.readers.zipped import ZipReader, map_file, scan_zip
 from data.records import ImageList
 
 Split = Literal["train", "val"]
@@ -34,8 +39,62 @@ def split_path(cfg: DataConfig, split: Split) -> Path:
     return cfg.root / (given or _DEFAULTS[cfg.format].format(split))
 
 
+def index_path(cfg: DataConfig, split: Split) -> Path:
+    """Return where the index file of a split lies."""
+    return (cfg.index or cfg.root or Path()) / f"{split}.{cfg.format}.index"
+
+
+def describe_source(cfg: DataConfig, split: Split) -> str:
+    """Describe the data of a split as they are now; an index of other data has another description."""
+    path = split_path(cfg, split)
+    if cfg.format == "folder":
+        return describe_names(list_classes(path))
+    if cfg.format == "csv":
+        return describe_text(path)
+    if cfg.format == "tar":
+        return describe_files(list_shards(path))
+    return describe_files([file for file in (path, map_file(path)) if file.is_file()])
+
+
+def scan(cfg: DataConfig, split: Split) -> ImageList:
+    """List the images of a split by reading the folder, archive or table. Raises DataError."""
+    path = split_path(cfg, split)
+    if cfg.format == "tar":
+        return scan_tar(list_shards(path))
+    return {"folder": scan_folder, "zip": scan_zip, "csv": scan_csv}[cfg.format](path)
+
+
+def list_images(cfg: DataConfig, split: Split) -> ImageList:
+    """Return the images of a split from its index file, or by scanning where there is none. Raises DataError."""
+    path = index_path(cfg, split)
+    if not path.is_file():
+        return scan(cfg, split)
+    records, source = load_index(path)
+    if source != describe_source(cfg, split):
+        raise DataError(f"{path} belongs to other data than {split_path(cfg, split)}: delete it or build it again")
+    return records
+
+
+def quick_classes(cfg: DataConfig, split: Split) -> list[str] | None:
+    """Return the classes of a split where that takes no scan of all images: from an index or class folders."""
+    if cfg.format == "mnist5k" or cfg.root is None:
+        return None
+    if index_path(cfg, split).is_file():
+        return load_index(index_path(cfg, split))[0].classes
+    path = split_path(cfg, split)
+    return list_classes(path) if cfg.format == "folder" and path.is_dir() else None
+
+
 def open_reader(cfg: DataConfig, split: Split) -> Reader:
     """Open the reader that the config names. Raises DataError with one clear line."""
     if cfg.format == "mnist5k":
         return MnistReader(split)
-    return FolderReader(split_path(cfg, split), cfg.max_pixels)
+    path = split_path(cfg, split)
+    records = list_images(cfg, split)
+    if cfg.classes:
+        records = relabel(records, load_classes(cfg.classes).names)
+    if cfg.format == "zip":
+        return ZipReader(path, cfg.max_pixels, records)
+    if cfg.format == "tar":
+        return TarReader(list_shards(path), cfg.max_pixels, records)
+    return FolderReader(path if cfg.format == "folder" else path.parent, cfg.max_pixels, records)

@@ -34,8 +34,7 @@ def scan_folder(root: Path) -> ImageList:
     classes = list_classes(root)
     with ThreadPoolExecutor(16) as pool:  # reading directories waits for the disk, not for the CPU
         per_class = list(pool.map(lambda name: _images_below(root / name, name), classes))
-    empty = [name for name, files in zip(classes, per_class, strict=True) if not files]
-    if len(empty) == len(classes):
+    if not any(per_class):
         raise DataError(f"{root} has no images ({', '.join(EXTENSIONS)}) below its {len(classes)} class folders")
     names = [name for files in per_class for name in files]
     labels = [label for label, files in enumerate(per_class) for _ in files]
@@ -57,10 +56,10 @@ def _images_below(folder: Path, prefix: str) -> list[str]:
 class FolderReader:
     """Images as single files below `root`."""
 
-    def __init__(self, root: Path, max_pixels: int, records: ImageList | None = None) -> None:
+    def __init__(self, root: Path, max_pixels: int, records: ImageList) -> None:
         self.root = root
         self.max_pixels = max_pixels
-        self.records = records if records is not None else scan_folder(root)
+        self.records = records
 
     def open(self, index: int) -> Image.Image:
         """Return the image, not yet decoded. Raises CorruptImageError naming the file."""

@@ -1,0 +1,258 @@
+"""The forms of one data set give the same batches; bad names, bombs and mismatches are refused."""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from timm.data import RealLabelsImagenet
+
+from data import DataConfig, DataError, build_eval_loader, build_train_loader, real_labels
+from data.index import save_index
+from data.readers import describe_source, index_path, list_images, open_reader, scan
+from data.readers.zipped import ZipReader
+
+FORMATS = ["folder", "zip", "tar", "csv"]
+
+
+@pytest.fixture(scope="session")
+def all_forms(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image folder again as zip (stored and deflated), two tar shards and CSV, in one root."""
+    root = tmp_path_factory.mktemp("forms")
+    for split in ("train", "val"):
+        (root / split).symlink_to(image_folder / split)
+        files = sorted((image_folder / split).rglob("*.jpg"))
+        names = [file.relative_to(image_folder / split).as_posix() for file in files]
+        labels = [int(name[6]) for name in names]
+        with zipfile.ZipFile(root / f"{split}.zip", "w") as archive:
+            for number, (file, name) in enumerate(zip(files, names, strict=True)):
+                archive.write(file, name, zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED)
+        pairs = list(zip(names, labels, strict=True))
+        (root / f"{split}_map.txt").write_text("".join(f"{name}\t{label}\n" for name, label in pairs))
+        (root / f"{split}.csv").write_text(
+            "path,label\n" + "".join(f"{split}/{name},{label}\n" for name, label in pairs)
+        )
+        for shard in range(2):
+            with tarfile.open(root / f"{split}-{shard}.tar", "w") as archive:
+                for file, name in list(zip(files, names, strict=True))[
+                    shard * 10 : (shard + 1) * 10 if shard == 0 else None
+                ]:
+                    archive.add(file.resolve(), name)
+    return root
+
+
+def config(root: Path, form: str, **changes) -> DataConfig:
+    return DataConfig(**{"root": root, "format": form, "workers": 0, **changes})
+
+
+def first_batches(cfg: DataConfig) -> list[torch.Tensor]:
+    train = build_train_loader(cfg, img_size=40, batch_size=6, seed=2)
+    val = build_eval_loader(cfg, img_size=40, batch_size=6, train_classes=train.classes)
+    batches = [next(iter(train.epoch(0))), *val]
+    train.close()
+    val.close()
+    return [tensor for batch in batches for tensor in (batch.images, batch.targets, batch.indices)]
+
+
+@pytest.mark.parametrize("form", FORMATS[1:])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_forms_give_the_same_batches(all_forms: Path, tmp_path: Path, form: str, indexed: bool):
+    cfg = config(all_forms, form, index=tmp_path)
+    if indexed:
+        for split in ("train", "val"):
+            save_index(scan(cfg, split), index_path(cfg, split), describe_source(cfg, split))
+    for ours, folder in zip(first_batches(cfg), first_batches(config(all_forms, "folder")), strict=True):
+        assert ours.equal(folder)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_readers_survive_pickling_and_workers(all_forms: Path, tmp_path: Path, form: str):
+    cfg = config(all_forms, form, index=tmp_path)
+    save_index(scan(cfg, "train"), index_path(cfg, "train"), describe_source(cfg, "train"))
+    reader = open_reader(cfg, "train")
+    reader.open(0).load()
+    packed = pickle.dumps(reader)
+    assert len(packed) < 2000  # the list itself does not travel
+    again = pickle.loads(packed)
+    assert again.open(30).convert("RGB").tobytes() == reader.open(30).convert("RGB").tobytes()
+    expected = first_batches(cfg)
+    for ours, wanted in zip(first_batches(config(all_forms, form, index=tmp_path, workers=2)), expected, strict=True):
+        assert ours.equal(wanted)
+
+
+def test_an_index_of_other_data_is_refused(all_forms: Path, tmp_path: Path):
+    cfg = config(all_forms, "zip", index=tmp_path)
+    save_index(scan(cfg, "train"), index_path(cfg, "train"), describe_source(cfg, "val"))
+    with pytest.raises(DataError, match="belongs to other data"):
+        list_images(cfg, "train")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+def test_a_damaged_index_is_refused(all_forms: Path, tmp_path: Path, damage: str):
+    cfg = config(all_forms, "zip", index=tmp_path)
+    path = index_path(cfg, "train")
+    save_index(scan(cfg, "train"), path, describe_source(cfg, "train"))
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-9], "garbage": b"\x80\x04pickle" * 99, "empty": b""}[damage])
+    with pytest.raises(DataError, match="not an index file"):
+        list_images(cfg, "train")
+
+
+def jpeg(size: tuple[int, int] = (8, 8)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 60)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["../a/x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\\..\\x.jpg"])
+def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        info = zipfile.ZipInfo("placeholder")
+        info.filename = name
+        archive.writestr(info, jpeg())
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(jpeg())
+        archive.addfile(member, io.BytesIO(jpeg()))
+    (tmp_path / "train.csv").write_text(f"{name},0\n")
+    for form in ("zip", "tar", "csv"):
+        with pytest.raises(DataError, match="leads outside"):
+            open_reader(config(tmp_path, form), "train")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_tar_are_refused(tmp_path: Path, kind: bytes):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        member = tarfile.TarInfo("a/x.jpg")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(DataError, match="link or a device"):
+        open_reader(config(tmp_path, "tar"), "train")
+
+
+def test_symbolic_links_in_zip_are_refused(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        info = zipfile.ZipInfo("a/x.jpg")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="symbolic link"):
+        open_reader(config(tmp_path, "zip"), "train")
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("data.readers.zipped.MAX_FILE_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/x.jpg", bytes(2 << 20))
+    with pytest.raises(DataError, match="decompression bomb"):
+        open_reader(config(tmp_path, "zip"), "train")
+
+
+def test_a_zip_member_that_is_larger_than_it_claims_is_not_unpacked(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/x.jpg", bytes(5 << 20))
+    records = scan(config(tmp_path, "zip"), "train")
+    records.extra["size"][0] = 100
+    with pytest.raises(DataError, match="does not fit its checksum"):
+        ZipReader(tmp_path / "train.zip", 10**6, records).open(0)
+
+
+def test_an_image_bomb_is_refused(tmp_path: Path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.new("1", (18_000, 20_000)).save(tmp_path / "train" / "a" / "bomb.png")
+    assert (tmp_path / "train" / "a" / "bomb.png").stat().st_size < 200_000
+    with pytest.raises(DataError, match=r"bomb.png.*data.max_pixels|bomb.png.*decompression"):
+        open_reader(config(tmp_path, "folder"), "train").open(0)
+    (tmp_path / "train" / "a" / "bomb.png").write_bytes(jpeg((40, 30)))
+    with pytest.raises(DataError, match=r"40 x 30 pixels are above data.max_pixels 1000"):
+        open_reader(config(tmp_path, "folder", max_pixels=1000), "train").open(0)
+
+
+def test_class_names_of_train_and_val_must_agree(image_folder: Path, tmp_path: Path):
+    (tmp_path / "train").symlink_to(image_folder / "train")
+    (tmp_path / "val" / "class_0").mkdir(parents=True)
+    (tmp_path / "val" / "class_0" / "x.jpg").write_bytes(jpeg())
+    with pytest.raises(DataError, match="train has 3 classes and val 1: 'class_1' is only in train"):
+        build_eval_loader(config(tmp_path, "folder"), img_size=40, batch_size=2)
+    (tmp_path / "val" / "klass_1").mkdir()
+    with pytest.raises(DataError, match="'klass_1' is only in val"):
+        build_eval_loader(config(tmp_path, "folder"), img_size=40, batch_size=2)
+
+
+def test_imagenet_a_and_v2_classes(tmp_path: Path):
+    for split, names in {"a": ["n01498041", "n01531178"], "v2": ["0", "10", "9"]}.items():
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "x.jpg").write_bytes(jpeg())
+    loader = build_eval_loader(config(tmp_path, "folder", val="a", classes="imagenet_a"), img_size=8, batch_size=2)
+    assert next(iter(loader)).targets.tolist() == [0, 1]
+    assert loader.num_classes == 200
+    assert loader.class_outputs is not None and loader.class_outputs[:2].tolist() == [6, 11]
+    loader = build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_v2"), img_size=8, batch_size=3)
+    assert next(iter(loader)).targets.tolist() == [0, 10, 9]
+    assert loader.class_outputs is None and loader.num_classes == 1000
+    with pytest.raises(DataError, match=r"class '0' of the data is not in data.classes"):
+        build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_r"), img_size=8, batch_size=3)
+    with pytest.raises(DataError, match="neither imagenet, imagenet_a"):
+        build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_x"), img_size=8, batch_size=3)
+
+
+def test_webdataset_shards(tmp_path: Path):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for key, label in (("a", b"2"), ("b", b"0")):
+            for suffix, content in ((".jpg", jpeg()), (".cls", label)):
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    records = scan(config(tmp_path, "tar"), "train")
+    assert records.labels.tolist() == [2, 0] and records.classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": None}, "data.root is missing"),
+        ({"root": Path("/nowhere")}, "data.root: there is no folder /nowhere"),
+        ({"train": "trian"}, "there is no folder .*trian"),
+        ({"format": "zip", "train": "x.zip"}, "there is no zip file"),
+        ({"format": "tar", "train": "x-*.tar"}, "there are no tar shards"),
+        ({"format": "csv", "train": "x.csv"}, "there is no CSV file"),
+    ],
+)
+def test_wrong_paths_are_named(image_folder: Path, changes: dict, message: str):
+    with pytest.raises(DataError, match=message):
+        build_train_loader(DataConfig(**{"root": image_folder, **changes}), img_size=40, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/x.jpg,0\nb/y.jpg\n", "line 2: expected a path and a label, found 1"),
+        ("a/x.jpg,99999999999\n", "is no class number"),
+        ("path,label\n", "lists no images"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path: Path, text: str, message: str):
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        scan(config(tmp_path, "csv"), "train")
+
+
+def test_a_folder_without_images(tmp_path: Path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="has no images"):
+        open_reader(config(tmp_path, "folder"), "train")
+
+
+def test_real_labels_belong_to_file_names():
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 50_001)]
+    theirs = RealLabelsImagenet(names).real_labels
+    assert all(real_labels(f"val/n01751748/{name}") == theirs[name] for name in names[::97])
+    counted = sum(bool(real_labels(name)) for name in names)
+    assert counted == 46_837  # the images with labels, as the paper of the labels counts them
+    for bad in ("dog.jpg", "ILSVRC2012_val_00050001.JPEG"):
+        with pytest.raises(DataError, match="ReaL labels exist for"):
+            real_labels(bad)
