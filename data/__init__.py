@@ -3,7 +3,7 @@
 from data.batch import Batch, Replacement
 from data.config import DataConfig
 from data.errors import CorruptImageError, DataError, WorkerError
-from data.loader import EvalLoader, TrainLoader, as_worker_error, build_eval_loader, build_train_loader
+from data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from data.mixup import Mixup, build_mixup
 from data.real import real_labels
 
@@ -17,7 +17,6 @@ __all__ = [
     "Replacement",
     "TrainLoader",
     "WorkerError",
-    "as_worker_error",
     "build_eval_loader",
     "build_mixup",
     "build_train_loader",

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.sampler import BatchKey
+
 
 @dataclass(frozen=True)
 class Replacement:
@@ -20,24 +22,17 @@ class Replacement:
 class RawBatch:
     """What a worker sends: uint8 pixels (a quarter of the bytes of floats) and the erased boxes beside them.
 
-    pixels: uint8 (n, C, H, W). boxes: int64 (m, 5) of sample, top, left, height, width.
-    noise: float32, the boxes' contents one after the other. error: one line if the batch could not be made.
+    boxes: (sample, top, left, height, width) each. noise: float32, their contents one after the other.
+    error: one line if the batch could not be made. pixels: uint8 (n, C, H, W), valid for a moment only.
     """
 
-    pixels: Tensor
-    targets: Tensor
-    indices: Tensor
-    boxes: Tensor
-    noise: Tensor
-    epoch: int
-    position: int
+    key: BatchKey
+    targets: list[int] = field(default_factory=list)
+    boxes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    noise: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     replaced: list[Replacement] = field(default_factory=list)
     error: str | None = None
-
-    def pin_memory(self) -> "RawBatch":
-        """Pin the large tensors, so that copies to a GPU overlap with work (called by the DataLoader)."""
-        self.pixels, self.noise = self.pixels.pin_memory(), self.noise.pin_memory()
-        return self
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
 
 @dataclass(frozen=True)
@@ -63,21 +58,29 @@ class Batch:
 class Normalizer:
     """uint8 (n, C, H, W) to normalised float32 (n, C, H, W), for a whole batch at once."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, pin_memory: bool) -> None:
         deviation = np.asarray(std, dtype=np.float64)
         self.scale = torch.tensor(1 / (255 * deviation), dtype=torch.float32).view(-1, 1, 1)
         self.shift = torch.tensor(-np.asarray(mean) / deviation, dtype=torch.float32).view(-1, 1, 1)
+        self.pin_memory = pin_memory
 
     def __call__(self, raw: RawBatch) -> Batch:
         """Normalise and put the erased boxes in."""
-        # numpy asks for huge pages, torch does not: a fresh batch then costs a third less
-        images = torch.from_numpy(np.empty(raw.pixels.shape, dtype=np.float32))
+        images = self._allocate(raw.pixels.shape)
         for image, pixels in zip(images, raw.pixels, strict=True):  # one at a time stays in the cache
             image.copy_(pixels).mul_(self.scale).add_(self.shift)
-        used = 0
-        for sample, top, left, height, width in raw.boxes.tolist():
+        noise, used = torch.from_numpy(raw.noise), 0
+        for sample, top, left, height, width in raw.boxes:
             size = images.shape[1] * height * width
-            box = raw.noise[used : used + size].view(-1, height, width)
+            box = noise[used : used + size].view(-1, height, width)
             images[sample, :, top : top + height, left : left + width] = box
             used += size
-        return Batch(images, raw.targets, raw.indices, raw.epoch, raw.position, tuple(raw.replaced))
+        indices = torch.from_numpy(np.array(raw.key.indices, dtype=np.int64))
+        targets = torch.tensor(raw.targets, dtype=torch.int64)
+        return Batch(images, targets, indices, raw.key.epoch, raw.key.position, tuple(raw.replaced))
+
+    def _allocate(self, shape: torch.Size) -> Tensor:
+        if self.pin_memory:
+            return torch.empty(shape, pin_memory=True)
+        # numpy asks the system for huge pages, torch does not: a fresh batch then costs a third less
+        return torch.from_numpy(np.empty(shape, dtype=np.float32))

@@ -1,6 +1,7 @@
 """From bytes to a PIL image, with limits: what is too large or broken ends in a CorruptImageError."""
 
 import io
+import re
 import struct
 import warnings
 
@@ -43,5 +44,6 @@ def decode(image: Image.Image, name: str, channels: int) -> Image.Image:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's text on one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Return the error's text on one short line, without the address of a buffer."""
+    text = re.sub(r" *<_io.BytesIO[^>]*>", "", str(error))
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -1,77 +1,60 @@
 """Loaders for training and evaluation: the same batches for any number of workers, ranks and restarts."""
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 from data.batch import Batch, Normalizer, RawBatch, Replacement
 from data.classes import check_same_classes, load_classes
 from data.config import DataConfig
 from data.dataset import BatchDataset
-from data.errors import CorruptImageError, DataError, WorkerError
+from data.errors import CorruptImageError, DataError
 from data.readers import Reader, open_reader, quick_classes
 from data.records import ImageList
 from data.sampler import BatchKey, EvalSampler, TrainSampler
 from data.seeding import preserved_generators
 from data.transforms import EvalTransform, Size, TrainTransform, channel_values
+from data.workers import WorkerPool
 
 
 class _Pipeline:
-    """Workers, normalisation and the errors that both loaders share."""
+    """What both loaders share: workers or none, normalisation, errors."""
 
-    def __init__(self, cfg: DataConfig, dataset: BatchDataset, sampler: Sampler[BatchKey]) -> None:
+    def __init__(self, cfg: DataConfig, dataset: BatchDataset, size: Size, batch_size: int) -> None:
         self.cfg = cfg
-        self._normalize = Normalizer(channel_values(cfg.mean, cfg.channels), channel_values(cfg.std, cfg.channels))
-        self._loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=_identity,  # the dataset makes whole batches
-            num_workers=cfg.workers,
-            prefetch_factor=cfg.prefetch if cfg.workers else None,
-            persistent_workers=cfg.workers > 0,
-            timeout=cfg.timeout if cfg.workers else 0,
-            pin_memory=cfg.pin_memory and torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each epoch would draw from the generator that dropout uses
-        )
+        self.dataset = dataset
+        self.shape = (batch_size, cfg.channels, *size)
+        mean, std = (channel_values(values, cfg.channels) for values in (cfg.mean, cfg.std))
+        self._normalize = Normalizer(mean, std, pin_memory=cfg.pin_memory and torch.cuda.is_available())
+        self.pool: WorkerPool | None = None
+        if cfg.workers:
+            self.pool = WorkerPool(
+                dataset, workers=cfg.workers, prefetch=cfg.prefetch, timeout=cfg.timeout, shape=self.shape
+            )
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield finished batches. Raises WorkerError for a dead or silent worker."""
-        batches = iter(self._loader)
-        while True:
-            with nullcontext() if self.cfg.workers else preserved_generators():
-                try:
-                    raw: RawBatch = next(batches)
-                except StopIteration:
-                    return
-                except RuntimeError as error:
-                    raise as_worker_error(error, self.cfg) or error from error
+    def batches(self, keys: Iterable[BatchKey]) -> Iterator[Batch]:
+        """Yield finished batches. Raises WorkerError, or CorruptImageError where the dataset could not help itself."""
+        for raw in self.pool.run(keys) if self.pool else self._here(keys):
             if raw.error:
                 raise CorruptImageError(raw.error)
             yield self._normalize(raw)
 
-    def close(self) -> None:
-        """End the workers."""
-        self._loader._iterator = None
-
-
-def as_worker_error(error: BaseException, cfg: DataConfig) -> WorkerError | None:
-    """Return the error in our words if it tells of a dead or silent worker, else None."""
-    text = str(error)
-    if "DataLoader timed out" in text:
-        return WorkerError(f"no batch from {cfg.workers} loader workers for {cfg.timeout:g} s (data.timeout)")
-    if "DataLoader worker" in text and ("killed" in text or "exited" in text):
-        return WorkerError("a loader worker died: " + text.split("\n")[0])
-    return None
+    def _here(self, keys: Iterable[BatchKey]) -> Iterator[RawBatch]:
+        pixels = np.empty(self.shape, dtype=np.uint8)
+        for key in keys:
+            with preserved_generators():
+                raw = self.dataset.make(key, pixels)
+            raw.pixels = torch.from_numpy(pixels[: len(key.indices)])
+            yield raw
 
 
 class _Loader:
     """What both loaders tell about their images."""
+
+    _pipeline: _Pipeline
 
     def __init__(self, cfg: DataConfig, reader: Reader) -> None:
         self.records: ImageList = reader.records
@@ -95,6 +78,16 @@ class _Loader:
         """Return the name of one image."""
         return self.records.name(index)
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process numbers of the running workers; empty before the first batch."""
+        return self._pipeline.pool.pids if self._pipeline.pool else []
+
+    def close(self) -> None:
+        """End the workers. The loader can be used again; it then starts new ones."""
+        if self._pipeline.pool:
+            self._pipeline.pool.close()
+
 
 class TrainLoader(_Loader):
     """Endless training data, one epoch at a time.
@@ -107,7 +100,8 @@ class TrainLoader(_Loader):
         self.replaced: dict[int, Replacement] = {}
         self._allowed = math.floor(cfg.max_corrupt * len(reader.records))
         self._sampler = sampler
-        self._pipeline = _Pipeline(cfg, BatchDataset(reader, transform, training=True), sampler)
+        dataset = BatchDataset(reader, transform, training=True)
+        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -119,7 +113,7 @@ class TrainLoader(_Loader):
         a dead or silent worker.
         """
         self._sampler.set_epoch(epoch, start)
-        for batch in self._pipeline.batches():
+        for batch in self._pipeline.batches(self._sampler):
             self._count(batch)
             yield batch
 
@@ -132,10 +126,6 @@ class TrainLoader(_Loader):
                 f"data.max_corrupt={self._pipeline.cfg.max_corrupt:g}; the last: {last}"
             )
 
-    def close(self) -> None:
-        """End the workers."""
-        self._pipeline.close()
-
 
 class EvalLoader(_Loader):
     """Each image exactly once over all ranks; `len()` is the number of batches of this rank (0 is possible)."""
@@ -143,18 +133,15 @@ class EvalLoader(_Loader):
     def __init__(self, cfg: DataConfig, reader: Reader, sampler: EvalSampler, transform: EvalTransform) -> None:
         super().__init__(cfg, reader)
         self._sampler = sampler
-        self._pipeline = _Pipeline(cfg, BatchDataset(reader, transform, training=False), sampler)
+        dataset = BatchDataset(reader, transform, training=False)
+        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches. Raises CorruptImageError naming the file that cannot be read."""
-        return self._pipeline.batches()
-
-    def close(self) -> None:
-        """End the workers."""
-        self._pipeline.close()
+        return self._pipeline.batches(self._sampler)
 
 
 def build_train_loader(
@@ -195,7 +182,3 @@ def build_eval_loader(
         check_same_classes(expected, reader.records.classes)
     sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
     return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
-
-
-def _identity(batch: Any) -> Any:
-    return batch

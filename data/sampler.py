@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from data.errors import DataError
 from data.hashing import hash64, permutation
@@ -46,7 +45,7 @@ def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1, block: int 
     return np.concatenate(images), np.concatenate(copies)
 
 
-class TrainSampler(Sampler[BatchKey]):
+class TrainSampler:
     """The batches of one rank for the epoch that `set_epoch` chose. Incomplete global batches are dropped."""
 
     def __init__(self, count: int, *, batch_size: int, rank: int, world_size: int, seed: int, repeats: int = 1) -> None:
@@ -73,7 +72,7 @@ class TrainSampler(Sampler[BatchKey]):
             yield BatchKey(self.seed, self.epoch, first, indices[share], copies[share])
 
 
-class EvalSampler(Sampler[BatchKey]):
+class EvalSampler:
     """A contiguous share of all images: each exactly once over all ranks, last batches uneven, none padded."""
 
     def __init__(self, count: int, *, batch_size: int, rank: int, world_size: int) -> None:

@@ -148,7 +148,7 @@ class EvalTransform:
 
     def __init__(self, cfg: DataConfig, img_size: int | Size) -> None:
         self.cfg = cfg
-        size = pair(img_size)
+        self.size = size = pair(img_size)
         mode = cfg.eval_crop
         if mode == "auto":
             mode = "none" if max(size) <= SMALL else "center"

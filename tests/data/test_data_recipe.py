@@ -1,0 +1,169 @@
+"""The augmentation is timm's with Swin's arguments; the fast ways differ by little, and how much is stated here."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.auto_augment import NAME_TO_OP
+from torchvision import transforms
+
+from data import DataConfig
+from data.batch import Normalizer, RawBatch
+from data.crop import dct_scale, exact_crop, fast_crop
+from data.decode import open_image
+from data.sampler import BatchKey
+from data.shift import _FAST
+from data.transforms import EvalTransform, TrainTransform
+
+EXACT = DataConfig(fast_decode=False)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JPEG of ImageNet size with edges, texture and colour (made, not taken)."""
+    y, x = np.mgrid[0:375, 0:500]
+    rng = np.random.default_rng(1)
+    texture = rng.normal(0, 12, (375, 500, 3))
+    waves = np.stack([np.sin(x / 17 + y / 29), np.cos(x / 7), np.sin(y / 5 + x / 90)], axis=-1)
+    pixels = 128 + 70 * waves + texture + 40 * ((x // 50 + y // 50) % 2)[..., None]
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+    return path
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def opened(path: Path) -> Image.Image:
+    return open_image(path.read_bytes(), path.name, 10**8)
+
+
+def ours(cfg: DataConfig, path: Path, size: int, seed: int) -> torch.Tensor:
+    seed_all(seed)
+    sample = TrainTransform(cfg, size)(opened(path), path.name)
+    boxes = [(0, box.top, box.left, *box.noise.shape[1:]) for box in sample.erased]
+    noise = np.concatenate([np.empty(0, np.float32), *(box.noise.numpy().ravel() for box in sample.erased)])
+    key = BatchKey(0, 0, 0, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    pixels = torch.from_numpy(np.array(sample.pixels.transpose(2, 0, 1)[None]))
+    raw = RawBatch(key, [0], boxes, noise, pixels=pixels)
+    return Normalizer(cfg.mean, cfg.std, pin_memory=False)(raw).images[0]
+
+
+def swin_transform(size: int):
+    """What Swin's training calls (its AUG defaults); up to 32 pixels it replaces the crop."""
+    full = create_transform(
+        size,
+        is_training=True,
+        color_jitter=0.4,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+        interpolation="bicubic",
+    )
+    if size <= 32:
+        full.transforms[0] = transforms.RandomCrop(size, padding=4)
+    return full
+
+
+@pytest.mark.parametrize("size", [224, 32])
+def test_training_images_are_those_of_timm_with_swins_arguments(photo: Path, size: int):
+    theirs = swin_transform(size)
+    erased = 0
+    for seed in range(24):
+        seed_all(seed)
+        expected = theirs(Image.open(photo).convert("RGB"))
+        image = ours(EXACT, photo, size, seed)
+        torch.testing.assert_close(image, expected, rtol=0, atol=2e-6)
+        erased += int((image.abs() > 3).any())  # only noise goes that far
+    assert 2 <= erased <= 14
+
+
+def test_the_operations_and_their_order_are_those_of_timm():
+    names = [type(operation).__name__ for operation in swin_transform(224).transforms]
+    assert names == [
+        "RandomResizedCropAndInterpolation",
+        "RandomHorizontalFlip",
+        "RandAugment",
+        "MaybeToTensor",
+        "Normalize",
+        "RandomErasing",
+    ]
+    operations = TrainTransform(EXACT, 224).operations
+    assert [type(operation).__name__ for operation in operations] == names[1:3]
+    assert repr(operations[1]) == repr(swin_transform(224).transforms[2])
+
+
+def test_parts_can_be_switched_off(photo: Path):
+    cfg = DataConfig(augment={"hflip": 0, "auto_augment": None, "color_jitter": 0, "erase_prob": 0})
+    assert TrainTransform(cfg, 224).operations == []
+    jitter = TrainTransform(DataConfig(augment={"auto_augment": None, "hflip": 0}), 224).operations
+    assert jitter[0].brightness == (0.6, 1.4) and jitter[0].hue is None
+
+
+@pytest.mark.parametrize("size", [224, 384])
+def test_evaluation_images_are_those_of_timm(photo: Path, size: int):
+    expected = create_transform(size, crop_pct=0.875, interpolation="bicubic", normalize=False)
+    image = EvalTransform(DataConfig(), size)(opened(photo), "photo").pixels
+    assert (image.transpose(2, 0, 1) == expected(Image.open(photo).convert("RGB")).numpy()).all()
+    squashed = EvalTransform(DataConfig(eval_crop="squash"), size)(opened(photo), "photo").pixels
+    whole = Image.open(photo).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    assert (squashed == np.asarray(whole)).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "scale"), [((0, 0, 447, 500), 1), ((0, 0, 448, 448), 2), ((0, 0, 900, 896), 4), ((0, 0, 1792, 2000), 8)]
+)
+def test_the_scale_of_decoding_leaves_the_crop_enough_pixels(box: tuple[int, int, int, int], scale: int):
+    assert dct_scale(box, (224, 224)) == scale
+
+
+@pytest.mark.parametrize(("box", "most", "mean"), [((30, 40, 300, 400), 1, 0.01), ((20, 12, 340, 460), 40, 3.0)])
+def test_fast_crops_differ_by_little(photo: Path, box: tuple[int, int, int, int], most: int, mean: float):
+    """Without DCT scaling by one level at most; with it (second case: 112 pixels) by the aliasing of two filters."""
+    size = (224, 224) if most == 1 else (112, 112)
+    exact = np.asarray(exact_crop(opened(photo), "photo", box, size, "bicubic", 3)).astype(int)
+    fast = np.asarray(fast_crop(opened(photo), "photo", box, size, "bicubic", 3)).astype(int)
+    assert dct_scale(box, size) == (1 if most == 1 else 2)
+    difference = np.abs(exact - fast)
+    assert 0 < difference.max() <= most and difference.mean() < mean
+
+
+@pytest.mark.parametrize("name", sorted(_FAST))
+@pytest.mark.parametrize("amount", [-0.3, -0.017, 0.0, 0.121, 0.45])
+def test_fast_shears_and_translations_differ_by_one_level_at_most(photo: Path, name: str, amount: float):
+    image = Image.open(photo).convert("RGB").resize((224, 200))
+    arguments = {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
+    slow = np.asarray(NAME_TO_OP[name](image, amount, **arguments)).astype(int)
+    fast = np.asarray(_FAST[name](image, amount, **arguments)).astype(int)
+    assert np.abs(slow - fast).max() <= 1
+    assert (slow != fast).mean() < 0.01
+
+
+def test_the_whole_fast_pipeline_stays_near_the_exact_one(photo: Path):
+    differences = []
+    for seed in range(40):
+        both = [ours(DataConfig(fast_decode=fast), photo, 224, seed) for fast in (True, False)]
+        differences.append((both[0] - both[1]).abs().mean().item())
+    assert 0 < np.mean(differences) < 0.01  # in units of the normalised image; one level is 0.017
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str):
+    image = Image.new("RGB", (60, 50), (200, 100, 50)).convert(mode)
+    path = tmp_path / ("x.jpg" if mode in ("L", "CMYK") else "x.png")
+    image.save(path)
+    exact = ours(EXACT.model_copy(update={"augment": PLAIN}), path, 48, 0)
+    fast = ours(DataConfig(augment=PLAIN), path, 48, 0)
+    assert exact.shape == (3, 48, 48)
+    torch.testing.assert_close(exact, fast, rtol=0, atol=0.02)
+
+
+PLAIN = DataConfig(augment={"auto_augment": None, "color_jitter": 0, "erase_prob": 0}).augment
