@@ -77,8 +77,9 @@ def _save_generate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _generate_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *gradients, bias = generate_and_aggregate_backward(grad, *ctx.saved_tensors, ctx.groups, ctx.kernel)
-    return (*gradients, None if ctx.saved_tensors[3] is None else bias, None, None)
+    saved = ctx.saved_tensors  # gradient checkpointing allows one look
+    *gradients, bias = generate_and_aggregate_backward(grad, *saved, ctx.groups, ctx.kernel)
+    return (*gradients, None if saved[3] is None else bias, None, None)
 
 
 generate_and_aggregate.register_autograd(_generate_gradients, setup_context=_save_generate)
