@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of models: ``python tools/model_cost.py NAME_OR_CONFIG ... [--counter paper] [--json]``.
 
-A name is a model of the zoo or ``timm:NAME``; a config is a YAML file with a ``model`` section. Nothing is computed on
+A name is a model of the zoo or ``timm:NAME``; a config is a YAML file with a ``model`` section, or a ``.py`` config of
+detection/ or segmentation/ (Tables 3 and 11; needs ``make setup-dense``). Nothing is computed on
 numbers: the model is built and run without memory for its values, so the largest takes seconds.
 """
 
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.config import ConfigError, load_config
 from models import build_model, create_model
-from models.cost import model_cost
+from models.cost import Cost, model_cost
 
 
 def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]]:
@@ -39,10 +40,23 @@ def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]
 
 def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
     """One row of the JSON output; ``aggregation_macs`` is I-Dynamic's window sum, which ``macs`` leaves out."""
-    model, size = build(target, img_size)
-    cost = model_cost(model, size, counter=counter)
+    if target.endswith(".py"):
+        cost = measure_dense(target, counter)
+    else:
+        model, size = build(target, img_size)
+        cost = model_cost(model, size, counter=counter)
     row = {"name": target, "params": cost.params, "macs": cost.macs, "counter": counter}
     return row | ({"aggregation_macs": cost.aggregation} if cost.aggregation else {})
+
+
+def measure_dense(target: str, counter: str) -> Cost:
+    """Cost of a detector or segmentor at the paper's image sizes; its libraries are imported only here."""
+    try:
+        from dense.arguments import load_config as load_dense_config
+        from dense.cost import dense_cost
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
+    return dense_cost(load_dense_config(target, {}), counter=counter)
 
 
 def print_table(rows: list[dict[str, Any]], counter: str) -> None:

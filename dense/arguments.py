@@ -1,0 +1,127 @@
+"""The command lines of training and testing, and what they change in a config."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+
+from dense.errors import UsageError, nearest
+
+
+def common_parser(description: str) -> argparse.ArgumentParser:
+    """The options that training and testing share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="config file of this project or of the library")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: runs/dense/CONFIG)")
+    parser.add_argument("--data-root", help="folder of the data set, in place of the config's")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help="default: pytorch under torchrun")
+    parser.add_argument("--skip-data-check", action="store_true", help="do not look through annotations first")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="change keys of the config"
+    )
+    return parser
+
+
+def load_config(path: str, options: dict[str, Any]) -> Config:
+    """Read a config and apply ``key=value`` options; an option for a key that the config lacks is refused."""
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        there = [str(folder / file.name) for file in folder.glob("*.py")] if folder.is_dir() else []
+        raise UsageError(f"config {path}: no such file{nearest(path, there) if there else ''}")
+    try:
+        config = Config.fromfile(path)
+    except (SyntaxError, KeyError, TypeError, NameError, FileNotFoundError, ImportError) as error:
+        raise UsageError(f"config {path}: {type(error).__name__}: {error}") from error
+    for key in options:
+        _require_key(config, key)
+    config.merge_from_dict(options)
+    return config
+
+
+def _require_key(config: Config, key: str) -> None:
+    node: Any = config
+    for part in key.split("."):
+        known = range(len(node)) if isinstance(node, list) else node.keys() if hasattr(node, "keys") else []
+        if part not in [str(name) for name in known]:
+            raise UsageError(f"--cfg-options {key}: the config has no {part!r} there{nearest(part, known)}")
+        node = node[int(part)] if isinstance(node, list) else node[part]
+
+
+def datasets(config: Config, split: str) -> Iterator[ConfigDict]:
+    """The data sets of the ``train``, ``val`` or ``test`` loader that read files, also inside wrappers."""
+
+    def walk(node: Any) -> Iterator[ConfigDict]:
+        if isinstance(node, list):
+            for item in node:
+                yield from walk(item)
+        elif isinstance(node, dict):
+            if "data_prefix" in node or "ann_file" in node:
+                yield node
+            else:
+                for key in ("dataset", "datasets"):
+                    yield from walk(node.get(key))
+
+    loader = config.get(f"{split}_dataloader") or {}
+    yield from walk(loader.get("dataset"))
+
+
+def set_data_root(config: Config, root: str) -> None:
+    """Point every data set at ``root``, and the evaluators at the annotation files of their data sets."""
+    for split in ("train", "val", "test"):
+        for dataset in datasets(config, split):
+            dataset.data_root = root
+    set_annotation_files(config)
+
+
+def set_annotation_files(config: Config) -> None:
+    """Let COCO evaluators read the annotation file of the data set that they evaluate."""
+    for split in ("val", "test"):
+        evaluator = config.get(f"{split}_evaluator")
+        for dataset in datasets(config, split):
+            for item in evaluator if isinstance(evaluator, list) else [evaluator]:
+                if isinstance(item, dict) and "ann_file" in item and dataset.get("ann_file"):
+                    item.ann_file = str(Path(dataset.get("data_root") or "") / dataset.ann_file)
+
+
+def set_device(config: Config, launcher: str | None) -> None:
+    """Choose the launcher; on a machine without GPU, processes talk through gloo and BN is not synchronised there."""
+    config.launcher = launcher or ("pytorch" if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ else "none")
+    if torch.cuda.is_available():
+        return
+    config.setdefault("env_cfg", {}).setdefault("dist_cfg", {})["backend"] = "gloo"
+    if config.launcher != "none":
+        # torch's SyncBatchNorm has no CPU version, and a CPU model has no device number.
+        config.sync_bn = None
+        config.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+        _replace_sync_bn(config.model)
+
+
+def _replace_sync_bn(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get("type") == "SyncBN":
+            node["type"] = "BN"
+        for value in node.values():
+            _replace_sync_bn(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _replace_sync_bn(value)
+
+
+def set_work_dir(config: Config, path: str, work_dir: str | None) -> None:
+    """The run folder: the option, else the config's own, else runs/dense/NAME_OF_CONFIG."""
+    config.work_dir = work_dir or config.get("work_dir") or str(Path("runs", "dense", Path(path).stem))
+
+
+def set_amp(config: Config, kind: str | None) -> None:
+    """Automatic mixed precision: "bf16" on any device, "fp16" with loss scaling on a GPU."""
+    if kind == "bf16":
+        config.optim_wrapper.type = "Bfloat16OptimWrapper"
+    elif kind == "fp16":
+        if not torch.cuda.is_available():
+            raise UsageError("--amp fp16: needs a GPU; --amp bf16 works on the CPU")
+        config.optim_wrapper.type = "AmpOptimWrapper"
+        config.optim_wrapper.loss_scale = "dynamic"

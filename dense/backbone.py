@@ -1,0 +1,135 @@
+"""The zoo's backbone for mmdet and mmseg: one class, registered once, found by both libraries."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from models import create_model
+from models.backbone import LocalNet
+from models.checkpoint import CheckpointError, LoadReport, State, convert_state, load_pretrained, read_weights
+from models.layers.norms import build_norm, normalize
+
+# The authors' dense backbones pad DW-Conv and D-DW-Conv to whole windows, I-Dynamic not; Swin pads by itself.
+PADDED_MIXERS = ("dw_conv", "d_dw_conv")
+OUTPUT_NORM = re.compile(r"norm\d\.")
+
+
+@MODELS.register_module()
+class ZooBackbone(BaseModule):
+    """A model of the zoo as a backbone: images (B, in_chans, H, W) to maps (B, C, H/4, W/4) ... (B, 8C, H/32, W/32).
+
+    The parameters keep the names that they have in the zoo; ``norm0`` to ``norm3`` are the norms of the outputs, which
+    take the place of the classifier's norm (PAPER section 4; section 3.1 of the paper).
+
+    Args:
+        name: a name of :func:`models.list_models`.
+        out_indices: the stages whose maps are returned.
+        out_norm: "bn", "ln" or "none"; None is Swin's LN for Swin and the authors' BN for all others.
+        window_pad: zero-pad each map to whole windows before the operator and crop it after; None is the authors' rule
+            (:data:`PADDED_MIXERS`).
+        frozen_stages: -1 trains all; 0 freezes the patch embedding, i also the first i stages and their output norms.
+        with_cp: recompute blocks in the backward pass to save memory.
+        init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` with a file of this project, of the authors or of Swin.
+        overrides: arguments of :func:`models.create_model`, as ``drop_path_rate`` or ``window_size``.
+
+    Raises:
+        ValueError: an unknown name, override or option, with the nearest valid one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: str | None = None,
+        window_pad: bool | None = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | None = None,
+        **overrides: Any,
+    ) -> None:
+        super().__init__(init_cfg)
+        net = build_zoo_model(name, window_pad, overrides)
+        if not -1 <= frozen_stages <= len(net.stages):
+            raise ValueError(f"frozen_stages: {frozen_stages} is not between -1 and {len(net.stages)}")
+        if not set(out_indices) <= set(range(len(net.stages))):
+            raise ValueError(f"out_indices: {tuple(out_indices)} names a stage beyond 0..{len(net.stages) - 1}")
+        net.set_grad_checkpointing(with_cp)
+        self.patch_embed, self.stages = net.patch_embed, net.stages
+        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
+        kind = out_norm or ("ln" if net.init_args["mixer"] == "window_attention" else "bn")
+        for index in self.out_indices:
+            width = net.feature_info[index]["num_chs"]
+            self.add_module(f"norm{index}", nn.Identity() if kind == "none" else build_norm(kind, width))
+        self._freeze()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The chosen maps, each (B, C, H, W)."""
+        x, maps = self.patch_embed(image), []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                maps.append(normalize(self.get_submodule(f"norm{index}"), x).permute(0, 3, 1, 2).contiguous())
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> "ZooBackbone":
+        """Switch the mode; what is frozen stays in evaluation mode, so its BN statistics stay too."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        frozen: list[nn.Module] = [self.patch_embed] if self.frozen_stages >= 0 else []
+        for index in range(self.frozen_stages):
+            frozen.append(self.stages[index])
+            if index in self.out_indices:
+                frozen.append(self.get_submodule(f"norm{index}"))
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Load the pretrained file that ``init_cfg`` names; without one the zoo's own initialisation stays."""
+        checkpoint = (self.init_cfg or {}).get("checkpoint")
+        if checkpoint and not self.is_init:
+            for line in self.load_zoo_state(convert_state(read_weights(checkpoint))).lines():
+                print_log(f"{checkpoint}: {line}", logger="current")
+        self._is_init = True
+
+    def load_zoo_state(self, state: State) -> LoadReport:
+        """Load weights under the zoo's names: of a dense backbone (with norm0 ... norm3), or of a classifier, whose
+        head and last norm are left out and whose output norms stay as initialised.
+
+        Raises:
+            CheckpointError: any other missing or leftover key.
+        """
+        if any(OUTPUT_NORM.match(key) for key in state):
+            return load_pretrained(self, state)
+        state = {key: value for key, value in state.items() if key.split(".")[0] not in ("norm", "head")}
+        outputs = {key: value for key, value in self.state_dict().items() if OUTPUT_NORM.match(key)}
+        report = load_pretrained(self, {**state, **outputs})
+        report.replaced_head = f"the output norms {', '.join(f'norm{index}' for index in self.out_indices)}"
+        return report
+
+
+def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any]) -> LocalNet:
+    """The zoo's model without classifier; ``window_pad`` None follows the authors' dense backbones."""
+    with torch.device("meta"):
+        plan = create_model(name, num_classes=0, **overrides)
+    if not isinstance(plan, LocalNet):
+        raise ValueError(f"backbone.name: {name!r} has no four stages of the zoo and cannot be a backbone")
+    if window_pad is None:
+        window_pad = plan.init_args["mixer"] in PADDED_MIXERS
+    if window_pad:
+        overrides = {**overrides, "mixer_args": {**(overrides.get("mixer_args") or {}), "window_pad": True}}
+    net = create_model(name, num_classes=0, **overrides)
+    assert isinstance(net, LocalNet)
+    return net
+
+
+__all__ = ["CheckpointError", "ZooBackbone", "build_zoo_model"]

@@ -1,0 +1,166 @@
+"""Training and testing of a detector or segmentor: arguments, checks, then the library's own runner."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# The library retries a checkpoint that cannot be read safely in the unsafe way; torch then refuses that.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from dense.arguments import (
+    common_parser,
+    load_config,
+    set_amp,
+    set_annotation_files,
+    set_data_root,
+    set_device,
+    set_work_dir,
+)
+from dense.checks import check_checkpoint, check_config, check_datasets
+from dense.errors import UsageError
+
+
+def train(task: str, argv: list[str] | None = None) -> int:
+    """Train a ``task`` ("detection" or "segmentation") from the command line."""
+    parser = common_parser(f"Train a model for {task}.")
+    parser.add_argument("--pretrained", help="weights of the backbone, in place of the config's; `none`: from scratch")
+    parser.add_argument("--resume", nargs="?", const="auto", help="go on from FILE, or from the last checkpoint")
+    parser.add_argument("--amp", choices=["bf16", "fp16"], help="automatic mixed precision")
+    parser.add_argument("--seed", type=int)
+    args = parser.parse_args(argv)
+    config = prepare(task, args)
+    set_amp(config, args.amp)
+    if args.seed is not None:
+        config.randomness = {**config.get("randomness", {}), "seed": args.seed}
+    _set_resume(config, args.resume)
+    _set_pretrained(config, args.pretrained)
+    if not args.skip_data_check:
+        check_datasets(config, ("train", "val"))
+    build_runner(config).train()
+    return 0
+
+
+def test(task: str, argv: list[str] | None = None) -> int:
+    """Evaluate a checkpoint from the command line; the last line printed is the metrics as JSON."""
+    parser = common_parser(f"Evaluate a model for {task}.")
+    parser.add_argument("checkpoint", help="checkpoint of the whole model")
+    parser.add_argument("--show-dir", help="folder for pictures with the predictions drawn in")
+    parser.add_argument("--json", help="also write the metrics to this file")
+    if task == "segmentation":
+        parser.add_argument("--multi-scale", action="store_true", help="six scales and flips, as the config's TTA says")
+    else:
+        parser.add_argument("--coco-eval", choices=["pycocotools", "faster"], default="pycocotools")
+    args = parser.parse_args(argv)
+    if getattr(args, "coco_eval", None) == "faster":
+        use_faster_coco_eval()
+    config = prepare(task, args)
+    check_checkpoint(args.checkpoint)
+    config.load_from, config.resume = args.checkpoint, False
+    for part in (config.model, config.model.get("backbone") or {}):
+        part.pop("init_cfg", None)
+    if args.show_dir:
+        config.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(args.show_dir).resolve()))
+    if getattr(args, "multi_scale", False):
+        _set_multi_scale(config)
+    if not args.skip_data_check:
+        check_datasets(config, ("test",))
+    metrics = build_runner(config).test()
+    if int(os.environ.get("RANK", 0)) == 0:
+        line = json.dumps({name: round(float(value), 6) for name, value in metrics.items()})
+        print(line)  # noqa: T201
+        if args.json:
+            Path(args.json).write_text(line + "\n")
+    return 0
+
+
+def prepare(task: str, args: Any) -> Config:
+    """The config with the common options applied."""
+    config = load_config(args.config, args.cfg_options)
+    check_config(config, task)
+    if args.data_root:
+        if not Path(args.data_root).is_dir():
+            raise UsageError(f"--data-root {args.data_root}: no such folder")
+        set_data_root(config, args.data_root)
+    else:
+        set_annotation_files(config)
+    set_work_dir(config, args.config, args.work_dir)
+    set_device(config, args.launcher)
+    if config.launcher != "none" and not torch.cuda.is_available():
+        _start_cpu_group(config.launcher)
+    return config
+
+
+def build_runner(config: Config) -> Runner:
+    """The library's runner; what the config gets wrong in naming or arguments is a :class:`UsageError`."""
+    try:
+        return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"config {config.filename}: {error.args[0] if error.args else error}") from error
+
+
+def use_faster_coco_eval() -> None:
+    """Let faster-coco-eval take the place of pycocotools; must come before mmdet is imported."""
+    import faster_coco_eval
+
+    if any(name == "mmdet" or name.startswith("mmdet.") for name in sys.modules):
+        raise RuntimeError("mmdet has been imported with pycocotools already")
+    faster_coco_eval.init_as_pycocotools()
+
+
+def _set_resume(config: Config, resume: str | None) -> None:
+    if resume is None:
+        return
+    config.resume = True
+    if resume == "auto":
+        config.load_from = find_latest_checkpoint(config.work_dir)
+        config.resume = config.load_from is not None
+    else:
+        check_checkpoint(resume)
+        config.load_from = resume
+
+
+def _set_pretrained(config: Config, pretrained: str | None) -> None:
+    """Weights of the backbone: checked to exist now, not after minutes. A resumed run has its own."""
+    backbone = config.model.backbone
+    if pretrained == "none" or (config.get("resume") and config.get("load_from")):
+        backbone.init_cfg = None
+    elif pretrained:
+        backbone.init_cfg = dict(type="Pretrained", checkpoint=pretrained)
+    checkpoint = (backbone.get("init_cfg") or {}).get("checkpoint")
+    if checkpoint and not Path(checkpoint).is_file():
+        raise UsageError(
+            f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
+            "--pretrained FILE, or train from scratch with --pretrained none"
+        )
+
+
+def _set_multi_scale(config: Config) -> None:
+    for key in ("tta_model", "tta_pipeline"):
+        if key not in config:
+            raise UsageError(f"--multi-scale: the config has no {key}")
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    config.tta_model.module = config.model
+    config.model = config.tta_model
+
+
+def _start_cpu_group(launcher: str) -> None:
+    """Join the processes over gloo; the library would ask for a GPU first."""
+    if launcher == "slurm":
+        if "MASTER_ADDR" not in os.environ:
+            nodes = subprocess.run(
+                ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            os.environ["MASTER_ADDR"] = nodes.stdout.split()[0]
+        os.environ.setdefault("MASTER_PORT", "29500")
+        names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+        os.environ.update({name: os.environ[source] for name, source in names.items()})
+    torch.distributed.init_process_group("gloo")

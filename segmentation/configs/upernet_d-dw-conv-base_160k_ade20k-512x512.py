@@ -1,0 +1,12 @@
+_base_ = "./_base_/upernet_160k.py"
+
+model = dict(
+    backbone=dict(
+        name="d_dw_conv_base",
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/d_dw_conv_base.safetensors"),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)
+# As in the authors' dense code only names with "norm" are free of weight decay, and theirs for these BNs were "bn".
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"norm2": dict(decay_mult=1.0), "mixer.": dict(decay_mult=1.0)}))

@@ -1,0 +1,8 @@
+_base_ = "./_base_/upernet_160k.py"
+
+model = dict(
+    backbone=dict(
+        name="swin_tiny",
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/swin_tiny.safetensors"),
+    ),
+)

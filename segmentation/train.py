@@ -1,0 +1,15 @@
+"""Train a model for segmentation: `python segmentation/train.py CONFIG [options]`, the same under torchrun or srun."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# The folder of this script holds no module, and its name would hide nothing but confusion.
+sys.path[0] = str(ROOT)
+
+from dense.errors import run_command
+from dense.launch import train
+
+if __name__ == "__main__":
+    run_command(partial(train, "segmentation"))
