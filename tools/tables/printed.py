@@ -47,9 +47,8 @@ def parse_printed(text: str, quantity: str, flops_unit: str = "G") -> Printed | 
     unit = match["unit"]
     allowed = {"params": ("", "M"), "flops": ("G", "Gi")}.get(quantity, ("",))
     if unit not in allowed:
-        raise ValueError(
-            f"{text!r} has the unit {unit or 'none'!r}; {quantity} takes {' or '.join(map(repr, allowed))}"
-        )
+        wanted = " or ".join(name or "none" for name in allowed)
+        raise ValueError(f"{text!r} has the unit {unit or 'none'}; {quantity} takes {wanted}")
     number = Decimal(match["number"].replace(",", ""))
     if quantity in PERCENT and not 0 <= number <= 100:
         raise ValueError(f"{text!r} is no percentage")

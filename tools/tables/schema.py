@@ -153,8 +153,9 @@ def file_stem(table: str) -> str:
 
 
 def describe(error: ValidationError, data: Any) -> str:
-    """One line for the first fault of a validation: row, key, what is wrong, and the nearest key of a mistyped one."""
-    first = error.errors()[0]
+    """One line for a fault of a validation: row, key, what is wrong; a mistyped key first, with the nearest one."""
+    faults = error.errors()
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     location = list(first["loc"])
     where = []
     if len(location) >= 2 and location[0] in ("rows", "columns") and isinstance(location[1], int):
