@@ -1,11 +1,12 @@
 """The models that the paper compares with and that timm does not have (Tables 8 and 13), registered like the zoo's."""
 
+from models.comparison import cost_rules
 from models.comparison.pvt import PVT
 from models.comparison.resnet import basic_block_resnet
 from models.comparison.swapped import svt_small_with_mixer, volo_d1_with_mixer
 from models.zoo import register
 
-__all__ = ["PVT", "basic_block_resnet", "svt_small_with_mixer", "volo_d1_with_mixer"]
+__all__ = ["PVT", "basic_block_resnet", "cost_rules", "svt_small_with_mixer", "volo_d1_with_mixer"]
 
 PVT_CFG = {"first_conv": "stages.0.proj", "classifier": "head", "fixed_input_size": False}
 RESNET_CFG = {"first_conv": "conv1.0", "classifier": "fc"}

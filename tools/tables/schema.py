@@ -92,10 +92,17 @@ class Table(Strict):
 
 
 class Proof(Strict):
-    """What a config must cost: parameters and FLOPs by the paper's counter, with as many digits as are known."""
+    """What a config must cost: parameters and FLOPs with as many digits as are known, and by which counter."""
 
     params: str | None = None
     flops: str | None = None
+    counter: Literal["paper", "torch"] = "paper"
+
+    def expected(self) -> dict[str, Printed]:
+        """The known costs, by quantity."""
+        texts = {"params": self.params, "flops": self.flops}
+        parsed = {quantity: parse_printed(text, quantity) for quantity, text in texts.items() if text is not None}
+        return {quantity: number for quantity, number in parsed.items() if number is not None}
 
 
 def shown(path: Path) -> str:
@@ -136,9 +143,7 @@ def load_proofs(folder: Path = TABLES) -> dict[str, Proof]:
     for config, fields in data.items():
         try:
             proof = Proof.model_validate(fields)
-            for quantity, text in proof:
-                if text is not None:
-                    parse_printed(text, quantity)
+            proof.expected()
         except ValidationError as error:
             raise ConfigError(f"{shown(path)}: {config}: {describe(error, fields)}") from error
         except ValueError as error:
