@@ -1,0 +1,104 @@
+"""Draw runs in one figure: ``python tools/plot_curves.py RUN ... [--output FILE.png] [--labels A,B]``.
+
+Training loss and validation top-1 over the epochs, as in the paper's Figures 5 to 7, from the `log.jsonl` that every
+run folder holds, of finished and of running ones.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.errors import EXIT_BAD_INPUT, ConfigError, hint
+
+DEFAULT_OUTPUT = Path("curves.png")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: epochs with their mean training loss, and epochs with an evaluation."""
+
+    label: str
+    loss: list[tuple[int, float]]
+    top1: list[tuple[int, float]]
+
+
+def read_curve(folder: Path, label: str | None = None) -> Curve:
+    """Read the epochs of a run folder; a last line cut by a kill is left out.
+
+    Raises:
+        ConfigError: there is no such run, a line is no record, or no epoch has ended yet.
+    """
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        beside = sorted(str(log.parent) for log in folder.parent.glob("*/log.jsonl"))
+        near = f"; {hint(str(folder), beside)}" if beside else ""
+        raise ConfigError(f"{folder}: no log.jsonl, so this is no run folder{near}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    epochs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):
+                continue
+            raise ConfigError(f"{path}: line {number} is no JSON record") from None
+        if record.get("kind") == "epoch":
+            epochs.append(record)
+    if not epochs:
+        raise ConfigError(f"{path}: no epoch has ended yet")
+    loss = [(record["epoch"], record["train_loss"]) for record in epochs if record.get("train_loss") is not None]
+    top1 = [(record["epoch"], record["top1"]) for record in epochs if "top1" in record]
+    return Curve(label or folder.name, loss, top1)
+
+
+def draw(curves: list[Curve], path: Path) -> None:
+    """Draw curves to an image file: training loss on the left, validation top-1 on the right."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    colours = plt.get_cmap("tab10" if len(curves) <= 10 else "turbo")
+    for index, curve in enumerate(curves):
+        colour = colours(index if len(curves) <= 10 else index / (len(curves) - 1))
+        for axis, points in ((left, curve.loss), (right, curve.top1)):
+            marker = "o" if len(points) == 1 else ""
+            axis.plot([x for x, _ in points], [y for _, y in points], marker=marker, color=colour, label=curve.label)
+    for axis, label in ((left, "training loss"), (right, "validation top-1 (%)")):
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    right.legend(loc="lower right", fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"image (default: {DEFAULT_OUTPUT})")
+    parser.add_argument("--labels", help="names of the runs, separated by commas (default: their folders)")
+    args = parser.parse_args()
+    labels = args.labels.split(",") if args.labels else [None] * len(args.runs)
+    try:
+        if len(labels) != len(args.runs):
+            raise ConfigError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
+        if args.output.suffix not in (".png", ".pdf", ".svg"):
+            raise ConfigError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
+        draw([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)
+    except ConfigError as error:
+        print(f"plot_curves: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"wrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

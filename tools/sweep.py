@@ -1,0 +1,77 @@
+"""Train a grid of configs and seeds: ``python tools/sweep.py GRID.yaml [--jobs N | --gpus 0,1] [--output DIR]``.
+
+Runs one after another or side by side, each in a folder of its own. The same command goes on with a sweep that was
+stopped; finished runs are not run again. It ends with a table (mean and standard deviation over seeds), results.json
+and figure.png in the output folder.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, ConfigError
+from tools.sweeps import figure, report
+from tools.sweeps.grid import Grid, Job, jobs, load_grid
+from tools.sweeps.runner import Sweep, check_configs, slots
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("grid", type=Path, help="YAML file of runs, seeds and groups")
+    parser.add_argument("--output", type=Path, help="folder of the runs (default: runs/NAME)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side on the CPU (default: 1)")
+    parser.add_argument("--gpus", default="", metavar="0,1", help="one run at a time on each of these GPUs")
+    parser.add_argument("--save", type=Path, metavar="FILE.json", help="copy the results there, the figure beside it")
+    parser.add_argument("--report", action="store_true", help="run nothing: results of what is finished")
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error("--jobs: at least 1")
+    return args
+
+
+def finish(grid: Grid, work: list[Job], output: Path, copy: Path | None) -> None:
+    """Collect, save, draw and print."""
+    results = report.collect(grid, work, shlex.join(["python", *sys.argv]))
+    for path in (output / "results.json", copy):
+        if path is not None:
+            report.save(results, path)
+            figure.draw(results, path.with_suffix(".png"))
+            print(f"wrote {path} and {path.with_suffix('.png').name}")
+    print(f"\n{report.as_text(results)}")
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run a grid; the exit status."""
+    grid = load_grid(args.grid)
+    output = args.output or Path("runs") / grid.name
+    work = jobs(grid, output, ROOT)
+    check_configs(work)
+    if not args.report:
+        gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+        run = Sweep(work, ROOT / "train_cls.py", slots(args.jobs, gpus), lambda text: print(text, flush=True))
+        if not run.run():
+            print("stopped; the same command goes on", file=sys.stderr)
+            return EXIT_STOPPED
+        if run.failed:
+            names = ", ".join(f"{job.run.name} seed {job.seed}" for job, _ in run.failed)
+            print(f"sweep: these runs failed: {names}", file=sys.stderr)
+            return EXIT_FAILURE
+    finish(grid, work, output, args.save)
+    return 0
+
+
+def main() -> int:
+    try:
+        return sweep(parse())
+    except ConfigError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

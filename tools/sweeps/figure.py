@@ -1,0 +1,83 @@
+"""The figure of a sweep: one panel for each group, mean and standard deviation over the seeds."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from tools.sweeps.grid import Group
+from tools.sweeps.report import groups_of
+
+COLUMNS = 3
+COLOUR = "#2a6f97"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw results to an image file; groups with `x` as a curve, the others as dots with their names."""
+    rows = {row["name"]: row for row in results["rows"]}
+    groups = groups_of(results)
+    columns = min(COLUMNS, len(groups))
+    lines = math.ceil(len(groups) / columns)
+    heights = [max(height_of(group) for group in groups[k * columns : (k + 1) * columns]) for k in range(lines)]
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(5.0 * columns, sum(heights)),
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"height_ratios": heights},
+    )
+    for axis in axes.flat[len(groups) :]:
+        axis.set_visible(False)
+    for axis, group in zip(axes.flat, groups, strict=False):
+        done = [(index, rows[name]) for index, name in enumerate(group.runs) if rows[name]["top1_mean"] is not None]
+        (curve if group.x else dots)(axis, group, done)
+        axis.set_title(group.title, fontsize=10, loc="left")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(results["title"], fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def height_of(group: Group) -> float:
+    """Inches of a panel."""
+    return 2.8 if group.x else 1.0 + 0.34 * len(group.runs)
+
+
+def spreads(done: list[tuple[int, dict[str, Any]]]) -> list[float]:
+    """Half the length of each error bar; 0 where there is one seed alone."""
+    return [row["top1_std"] or 0.0 for _, row in done]
+
+
+def curve(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> None:
+    """Accuracy over a quantity, as in Figure 3."""
+    assert group.x is not None
+    x = [group.x[index] for index, _ in done]
+    axis.errorbar(x, [row["top1_mean"] for _, row in done], spreads(done), marker="o", color=COLOUR, capsize=3)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(group.x, [f"{value:g}" for value in group.x])
+    axis.minorticks_off()
+    axis.set_xlabel(group.xlabel)
+    axis.set_ylabel("top-1 (%)")
+
+
+def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> None:
+    """Accuracy of each run, named on the left; every seed as a faint dot."""
+    labels = [row["label"] for _, row in done]
+    y = list(range(len(done)))
+    for height, (_, row) in zip(y, done, strict=True):
+        seeds = [run["top1"] for run in row["runs"]]
+        axis.plot(seeds, [height] * len(seeds), ".", color=COLOUR, alpha=0.35)
+    means = [row["top1_mean"] for _, row in done]
+    axis.errorbar(means, y, xerr=spreads(done), fmt="o", color=COLOUR, capsize=3)
+    axis.set_yticks(y, labels, fontsize=9)
+    axis.set_ylim(len(done) - 0.5, -0.5)
+    axis.set_xlabel("top-1 (%)")
+    axis.margins(x=0.15)

@@ -1,0 +1,86 @@
+"""What a row of the paper costs: its config is built without memory for values and counted."""
+
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from engine.config import load_config
+from engine.errors import ConfigError
+from engine.schema import Config
+from models import build_model
+from models.cost import model_cost
+from tools.tables.printed import COSTS
+from tools.tables.schema import ROOT, Proof, Row, Table, Task
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """Parameters and MACs of one image, by which counter, and the costs that contradict the paper or the proof."""
+
+    params: int
+    macs: int
+    counter: str
+    checked: int
+    wrong: tuple[str, ...]
+
+
+def row_config(config: str) -> Config:
+    """The resolved config behind a row's `config`: a path relative to the checkout and overrides.
+
+    Raises:
+        ConfigError: the path or an override is wrong.
+    """
+    path, *overrides = shlex.split(config)
+    return load_config(ROOT / path, overrides, world_size=1)
+
+
+@cache
+def count(config: str, counter: str) -> tuple[int, int]:
+    """Parameters and MACs of a classification config.
+
+    Raises:
+        ConfigError: the config cannot be read or its model cannot be built.
+    """
+    model_config = row_config(config).model
+    size = model_config.img_size
+    try:
+        with torch.device("meta"):
+            model = build_model(model_config)
+    except ValueError as error:
+        raise ConfigError(f"{config}: {error}") from None
+    image = (size, size) if isinstance(size, int) else size
+    cost = model_cost(model, image, counter=counter, in_chans=model_config.in_chans)
+    return cost.params, cost.macs
+
+
+def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, Proof]) -> RowCost | None:
+    """Count a row and compare it with what the paper prints and what is known; None where there is nothing to count.
+
+    Raises:
+        ConfigError: the row's config cannot be used.
+    """
+    config = row.config_of(task)
+    if config is None or task != "classification":
+        return None
+    proof = proofs.get(config, Proof())
+    params, macs = count(config, proof.counter)
+    values = {"params": params, "flops": macs}
+    wanted = [(quantity, number) for quantity, number in proof.expected().items()]
+    for column in table.columns:
+        expected = table.expected(row, column)
+        if column.task == task and column.quantity in COSTS and expected is not None:
+            wanted.append((column.quantity, expected))
+    wrong = tuple(
+        f"{quantity}: {values[quantity]:,} is not {number.text}"
+        for quantity, number in wanted
+        if not number.agrees(values[quantity])
+    )
+    return RowCost(params, macs, proof.counter, len(wanted), wrong)
+
+
+def config_exists(config: str) -> bool:
+    """Whether the file of a row's config is in the checkout."""
+    return (ROOT / Path(shlex.split(config)[0])).is_file()

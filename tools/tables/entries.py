@@ -1,0 +1,100 @@
+"""The answer to "what of this row do we have": its cost, what was measured, its status and the command to train it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tools.tables.costs import RowCost, cost_of
+from tools.tables.measured import Record, load_records, measured_value, of_row
+from tools.tables.printed import COSTS
+from tools.tables.schema import Column, Proof, Row, Table, Task, load_proofs
+
+NOT_RUN, COST_WRONG, COST_VERIFIED, EVALUATED, TRAINED = (
+    "not run",
+    "cost differs",
+    "cost verified",
+    "evaluated",
+    "trained",
+)
+COMMANDS: dict[Task, str] = {
+    "classification": "python train_cls.py --config {config}",
+    "detection": "python detection/train.py {config}",
+    "segmentation": "python segmentation/train.py {config}",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of one table for one task."""
+
+    table: Table
+    row: Row
+    task: Task
+    cost: RowCost | None
+    records: tuple[Record, ...]
+
+    @property
+    def config(self) -> str | None:
+        """What follows `--config`, None for a row without a config."""
+        return self.row.config_of(self.task)
+
+    @property
+    def status(self) -> str:
+        """Derived, never stored: the most that was shown for this row."""
+        if self.cost is not None and self.cost.wrong:
+            return COST_WRONG
+        if self.records:
+            return self.records[0].kind
+        return COST_VERIFIED if self.cost is not None and self.cost.checked else NOT_RUN
+
+    @property
+    def command(self) -> str | None:
+        """What would train the row."""
+        return COMMANDS[self.task].format(config=self.config) if self.config else None
+
+    def ours(self, column: Column) -> float | None:
+        """Our value for a column: counted for costs, measured for the rest."""
+        if column.task != self.task:
+            return None
+        if column.quantity in COSTS and self.cost is not None:
+            return self.cost.params if column.quantity == "params" else self.cost.macs
+        return measured_value(list(self.records), column.quantity)
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as `make_tables --json` prints it."""
+        columns = [column for column in self.table.columns if column.task == self.task]
+        measured = {column.key: self.ours(column) for column in columns if column.quantity not in (*COSTS, "text")}
+        return {
+            "table": self.table.table,
+            "row": self.row.key,
+            "label": self.row.label,
+            "task": self.task,
+            "config": self.config,
+            "params": self.cost.params if self.cost else None,
+            "macs": self.cost.macs if self.cost else None,
+            "counter": self.cost.counter if self.cost else None,
+            "paper": {column.key: self.row.paper[column.key] for column in columns},
+            "misprints": {key: value.model_dump() for key, value in self.row.misprints.items()},
+            "measured": {key: value for key, value in measured.items() if value is not None},
+            "records": [record.model_dump() for record in self.records],
+            "status": self.status,
+            "command": self.command,
+        }
+
+
+def build_entries(table: Table, proofs: dict[str, Proof], records: list[Record]) -> list[Entry]:
+    """All entries of a table: each row, for each task that the table has columns of.
+
+    Raises:
+        ConfigError: a config of the table cannot be used.
+    """
+    return [
+        Entry(table, row, task, cost_of(table, row, task, proofs), tuple(of_row(records, row.config_of(task), task)))
+        for row in table.rows
+        for task in table.tasks()
+    ]
+
+
+def load_entries(tables: list[Table]) -> dict[str, list[Entry]]:
+    """Entries of several tables by table, with the proofs and records of the checkout."""
+    proofs, records = load_proofs(), load_records()
+    return {table.table: build_entries(table, proofs, records) for table in tables}

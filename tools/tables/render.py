@@ -1,0 +1,115 @@
+"""A table of the paper and ours side by side, as text for a terminal and as Markdown for the docs."""
+
+from tools.tables.entries import Entry
+from tools.tables.printed import COSTS, UNITS
+from tools.tables.schema import Column, Row, Table
+
+OURS = "ours"
+
+
+def heading(table: Table) -> str:
+    """The name and title of a table."""
+    name = table.table.replace("figure", "Figure ") if table.table.startswith("figure") else f"Table {table.table}"
+    return f"{name}: {table.title} ({table.source})"
+
+
+def shows_ours(column: Column) -> bool:
+    """Whether a column has a column of ours beside it: text has none, and throughput is measured elsewhere."""
+    return column.quantity not in ("text", "throughput")
+
+
+def cells(table: Table, entries: list[Entry]) -> list[list[str]]:
+    """The header and the rows; entries of one row for several tasks stand on one line."""
+    header = ["model"]
+    for column in table.columns:
+        header += [column.label, OURS] if shows_ours(column) else [column.label]
+    lines = [[*header, "status"]]
+    for row in table.rows:
+        own = [entry for entry in entries if entry.row.key == row.key]
+        lines.append([row.label, *row_cells(table, row, own), status(own)])
+    return lines
+
+
+def row_cells(table: Table, row: Row, entries: list[Entry]) -> list[str]:
+    """Printed cells, each followed by ours where the column shows it; a misprint carries an asterisk."""
+    found = []
+    for column in table.columns:
+        found.append(row.paper[column.key] + ("*" if column.key in row.misprints else ""))
+        if shows_ours(column):
+            values = [entry.ours(column) for entry in entries]
+            value = next((value for value in values if value is not None), None)
+            found.append(shown_value(value, column, row))
+    return found
+
+
+def shown_value(value: float | None, column: Column, row: Row) -> str:
+    """Our value with more digits than the paper prints; "-" where there is none."""
+    if value is None:
+        return "-"
+    if column.quantity == "params":
+        return f"{value:,.0f}"
+    if column.quantity == "flops":
+        return f"{value / float(UNITS[row.flops_unit]):.3f}{row.flops_unit}"
+    return f"{value:.2f}"
+
+
+def status(entries: list[Entry]) -> str:
+    """The status of a row, with the task where there are several."""
+    if len(entries) == 1:
+        return entries[0].status
+    return ", ".join(f"{entry.task} {entry.status}" for entry in entries)
+
+
+def footnotes(table: Table, entries: list[Entry]) -> list[str]:
+    """Misprints with both values, wrong costs, the counter where it is not the paper's, and the table's notes."""
+    labels = {column.key: column.label for column in table.columns}
+    found = []
+    for row in table.rows:
+        for key, misprint in row.misprints.items():
+            text = f"printed {misprint.printed}, found {misprint.found}: {misprint.reason}"
+            found.append(f"* {row.label} ({row.key}), {labels[key]}: {text}.")
+    for entry in entries:
+        if entry.cost is not None:
+            found += [f"! {entry.row.key}: {text}" for text in entry.cost.wrong]
+    quoted = [entry.row.label for entry in entries if entry.cost is not None and entry.cost.counter == "torch"]
+    if quoted and any(column.quantity in COSTS for column in table.columns):
+        names = ", ".join(dict.fromkeys(quoted))
+        found.append(f"Counted as multiply-adds alone, as in the publications that the paper quotes: {names}.")
+    if any(row.flops_unit == "Gi" for row in table.rows):
+        found.append("Gi: the paper prints these rows as G in units of 2^30.")
+    return found + list(table.notes)
+
+
+def as_text(table: Table, entries: list[Entry]) -> str:
+    """For a terminal: aligned columns, groups, footnotes, and the command of each row."""
+    lines = cells(table, entries)
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    output = [heading(table), ""]
+    for number, line in enumerate(lines):
+        if number and table.rows[number - 1].group:
+            output.append(f"-- {table.rows[number - 1].group}")
+        output.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    output += ["", *footnotes(table, entries)] if footnotes(table, entries) else []
+    commands = [f"  {entry.row.key}: {entry.command}" for entry in entries if entry.command]
+    output += ["", "To train:", *commands] if commands else []
+    return "\n".join(output)
+
+
+def as_markdown(table: Table, entries: list[Entry]) -> str:
+    """For the docs: the same table with the config of each row in place of its command."""
+    lines = [[*line, "config"] for line in cells(table, entries)[:1]]
+    for line, row in zip(cells(table, entries)[1:], table.rows, strict=True):
+        configs = dict.fromkeys(entry.config for entry in entries if entry.row.key == row.key and entry.config)
+        lines.append([*line, "<br>".join(f"`{config}`" for config in configs) or "-"])
+    output = [markdown_row(lines[0]), markdown_row(["---"] * len(lines[0]))]
+    for line, row in zip(lines[1:], table.rows, strict=True):
+        if row.group:
+            output.append(markdown_row([f"*{row.group}*", *[""] * (len(line) - 1)]))
+        output.append(markdown_row(line))
+    notes = [note.replace("*", "\\*", 1) if note.startswith("*") else note for note in footnotes(table, entries)]
+    return "\n".join([*output, *(["", *(f"- {note}" for note in notes)] if notes else [])])
+
+
+def markdown_row(line: list[str]) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
