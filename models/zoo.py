@@ -89,7 +89,10 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     if name.startswith("timm:"):
         if not timm.is_model(name.removeprefix("timm:")):
             raise ValueError(f"model.name: timm has no model {name.removeprefix('timm:')!r}")
-        return timm.create_model(name.removeprefix("timm:"), pretrained=False, **overrides)
+        try:
+            return timm.create_model(name.removeprefix("timm:"), pretrained=False, **overrides)
+        except TypeError as error:  # timm's way to refuse an argument
+            raise ValueError(f"model: {name}: {error}") from None
     if name not in _CLASSES:
         raise ValueError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
     _check_overrides(name, overrides)

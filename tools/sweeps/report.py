@@ -8,10 +8,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from engine.files import write_atomic
-from engine.runfolder import git_commit
 
 from engine.errors import ConfigError
+from engine.files import write_atomic
+from engine.runfolder import git_commit
 from models import build_model
 from models.cost import model_cost
 from tools.sweeps.grid import Grid, Group, Job, RunSpec

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.runfolder import check_same_run
-
 from engine.errors import EXIT_STOPPED, ConfigError
+from engine.runfolder import check_same_run
 from tools.sweeps.grid import Job
 
 Environment = dict[str, str]

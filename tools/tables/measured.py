@@ -8,10 +8,10 @@ from statistics import mean
 from typing import Any, Literal
 
 import yaml
-from engine.files import write_atomic
 from pydantic import Field, ValidationError
 
 from engine.errors import ConfigError
+from engine.files import write_atomic
 from engine.yaml_values import read_mapping
 from tools.tables.schema import MEASURED, TABLES, Strict, Task, describe, shown
 

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.files import write_atomic
-
 from engine.errors import ConfigError, hint
+from engine.files import write_atomic
 from tools.tables.schema import ROOT, shown
 
 BLOCK = re.compile(r"<!-- generated: (?P<kind>\w+) (?P<name>\S+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
