@@ -41,8 +41,9 @@ def _svt(module: Twins, inputs: tuple[Tensor, ...], output: Any, rules: Rules) -
         return 0
     batch, _, height, width = inputs[0].shape
     total = 0
-    for stage, blocks in enumerate(module.blocks):
-        tokens = (height // (4 * 2**stage)) * (width // (4 * 2**stage))
+    for embed, blocks in zip(module.patch_embeds, module.blocks, strict=True):
+        height, width = height // embed.patch_size[0], width // embed.patch_size[1]
+        tokens = height * width
         for block in blocks:
             if isinstance(block.attn, GlobalSubSampleAttn):
                 total += 2 * batch * tokens * (tokens // block.attn.sr_ratio**2) * block.attn.dim

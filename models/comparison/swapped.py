@@ -2,52 +2,12 @@
 
 from typing import Any
 
-import timm
+from timm.models.twins import LocallyGroupedAttn, Twins
+from timm.models.volo import VOLO
 from torch import Tensor, nn
 
 from models.backbone import init_linear
 from models.mixers import Site, build_mixer
-
-VOLO_STRIDE = 8  # the outlookers of VOLO-d1 see maps of this stride
-
-
-def volo_d1_with_mixer(
-    *,
-    mixer: str,
-    mixer_args: dict[str, Any] | None = None,
-    window_size: int = 7,
-    img_size: int | tuple[int, int] = 224,
-    in_chans: int = 3,
-    num_classes: int = 1000,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-) -> nn.Module:
-    """timm's VOLO-d1 whose outlook attentions (192 channels, 6 heads) are replaced by a mixer.
-
-    Args:
-        mixer, mixer_args, window_size: the operator, as in :class:`models.backbone.LocalNet`.
-        img_size, in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
-    """
-    model = timm.create_model(
-        "volo_d1_224",
-        img_size=img_size,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-    )
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    for index, outlooker in enumerate(model.network[0]):
-        old = outlooker.attn
-        site = Site(
-            dim=old.v.in_features,
-            resolution=(height // VOLO_STRIDE, width // VOLO_STRIDE),
-            num_heads=old.num_heads,
-            index=index,
-        )
-        outlooker.attn = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {}))
-        outlooker.attn.apply(init_linear)
-    return model
 
 
 class TokenMixer(nn.Module):
@@ -62,43 +22,100 @@ class TokenMixer(nn.Module):
         return self.mixer(x.reshape(batch, *size, dim)).reshape(batch, tokens, dim)
 
 
-def svt_small_with_mixer(
+def volo_with_mixer(
     *,
-    mixer: str,
+    mixer: str | None = None,
     mixer_args: dict[str, Any] | None = None,
     window_size: int = 7,
+    layers: tuple[int, ...] = (4, 4, 8, 2),
+    embed_dim: tuple[int, ...] = (192, 384, 384, 384),
+    num_heads: tuple[int, ...] = (6, 12, 12, 12),
+    patch_size: int = 8,
     img_size: int | tuple[int, int] = 224,
     in_chans: int = 3,
     num_classes: int = 1000,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-) -> nn.Module:
-    """timm's SVT-S (Twins) whose nine locally-grouped attentions are replaced by a mixer.
+) -> VOLO:
+    """timm's VOLO whose outlook attentions are replaced by a mixer; the defaults are VOLO-d1.
 
     Args:
-        mixer, mixer_args, window_size: the operator, as in :class:`models.backbone.LocalNet`.
+        mixer: None keeps the outlook attention.
+        mixer_args, window_size: of the mixer, as in :class:`models.backbone.LocalNet`.
+        layers, embed_dim, num_heads, patch_size: of VOLO, per stage.
         img_size, in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
     """
-    model = timm.create_model(
-        "twins_svt_small",
+    model = VOLO(
+        list(layers),
         img_size=img_size,
         in_chans=in_chans,
         num_classes=num_classes,
+        patch_size=patch_size,
+        embed_dims=list(embed_dim),
+        num_heads=list(num_heads),
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    for stage, blocks in enumerate(model.blocks):
-        stride = 4 * 2**stage
-        local = [block for block in blocks if type(block.attn).__name__ == "LocallyGroupedAttn"]
-        for index, block in enumerate(local):
-            site = Site(
-                dim=block.attn.dim,
-                resolution=(height // stride, width // stride),
-                num_heads=block.attn.num_heads,
-                stage=stage,
-                index=index,
-            )
-            new = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {}))
-            block.attn = TokenMixer(new.apply(init_linear))
+    for index, outlooker in enumerate(model.network[0]):
+        if mixer is not None:
+            site = Site(dim=embed_dim[0], resolution=_grid(img_size, patch_size), num_heads=num_heads[0], index=index)
+            outlooker.attn = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {})).apply(init_linear)
     return model
+
+
+def svt_with_mixer(
+    *,
+    mixer: str | None = None,
+    mixer_args: dict[str, Any] | None = None,
+    window_size: int = 7,
+    depths: tuple[int, ...] = (2, 2, 10, 4),
+    embed_dim: tuple[int, ...] = (64, 128, 256, 512),
+    num_heads: tuple[int, ...] = (2, 4, 8, 16),
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1),
+    patch_size: int = 4,
+    img_size: int | tuple[int, int] = 224,
+    in_chans: int = 3,
+    num_classes: int = 1000,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> Twins:
+    """timm's SVT (Twins) whose locally-grouped attentions are replaced by a mixer; the defaults are SVT-S.
+
+    Args:
+        mixer: None keeps the locally-grouped attention.
+        mixer_args, window_size: of the mixer, as in :class:`models.backbone.LocalNet`.
+        depths, embed_dim, num_heads, sr_ratios, patch_size: of SVT, per stage.
+        img_size, in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
+    """
+    model = Twins(
+        img_size=img_size,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        embed_dims=embed_dim,
+        num_heads=num_heads,
+        depths=depths,
+        sr_ratios=sr_ratios,
+        wss=(window_size,) * len(depths),
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+    for stage, blocks in enumerate(model.blocks):
+        local = [block for block in blocks if isinstance(block.attn, LocallyGroupedAttn)]
+        for index, block in enumerate(local):
+            if mixer is not None:
+                site = Site(
+                    dim=embed_dim[stage],
+                    resolution=_grid(img_size, patch_size * 2**stage),
+                    num_heads=num_heads[stage],
+                    stage=stage,
+                    index=index,
+                )
+                new = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {}))
+                block.attn = TokenMixer(new.apply(init_linear))
+    return model
+
+
+def _grid(img_size: int | tuple[int, int], stride: int) -> tuple[int, int]:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return height // stride, width // stride

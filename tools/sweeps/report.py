@@ -15,6 +15,7 @@ from engine.runfolder import git_commit
 from models import build_model
 from models.cost import model_cost
 from tools.sweeps.grid import Grid, Group, Job, RunSpec
+from tools.sweeps.runner import USAGE
 
 KEPT = (
     "top1",
@@ -81,7 +82,9 @@ def row_of(run: RunSpec, jobs: list[Job]) -> dict[str, Any]:
 def record(job: Job) -> dict[str, Any]:
     """What is kept of a run's `result.json`."""
     result = json.loads((job.output / "result.json").read_text(encoding="utf-8"))
-    return {key: result[key] for key in KEPT} | {"checkpoint_sha256": result["checkpoint_sha256"]}
+    usage = job.output / USAGE
+    used = json.loads(usage.read_text(encoding="utf-8")) if usage.exists() else {"cpu_seconds": None}
+    return {key: result[key] for key in (*KEPT, "checkpoint_sha256")} | {"cpu_seconds": used["cpu_seconds"]}
 
 
 def save(results: dict[str, Any], path: Path) -> None:
@@ -157,10 +160,10 @@ def as_markdown(path: Path) -> str:
         blocks.append(f"**{group.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     runs = [run for row in results["rows"] for run in row["runs"]]
     datasets, devices = ({run[key] for run in runs} for key in ("dataset", "device"))
-    minutes = sum(run["train_seconds"] for run in runs) / 60
+    minutes = sum(run["cpu_seconds"] or 0 for run in runs) / 60
     blocks.append(
         f"{results['note']} Data: {', '.join(sorted(datasets))}. {len(runs)} runs on {', '.join(sorted(devices))} "
-        f"({results['cpus']} cores), {minutes:.0f} minutes of training in total, commit `{results['commit']}`. "
+        f"({results['cpus']} cores), {minutes:.0f} minutes of CPU time in total, commit `{results['commit']}`. "
         f"Command: `{results['command']}`."
     )
     return "\n\n".join(blocks)

@@ -1,5 +1,6 @@
 """Runs the jobs of a sweep: each in a process of its own, several at a time, finished ones never again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EXIT_STOPPED, ConfigError
+from engine.files import write_atomic
 from engine.runfolder import check_same_run
 from tools.sweeps.grid import Job
 
 Environment = dict[str, str]
 Say = Callable[[str], None]
+USAGE = "usage.json"
 
 
 def is_finished(job: Job) -> bool:
@@ -117,10 +120,23 @@ class Sweep:
                 self._running[job.output] = process
             if self._stopping:
                 process.send_signal(signal.SIGTERM)
-            status = process.wait()
+            _, code, usage = os.wait4(process.pid, 0)
+        process.returncode = status = os.waitstatus_to_exitcode(code)
+        add_usage(job.output, usage.ru_utime + usage.ru_stime, time.monotonic() - began)
         what = {0: "done", EXIT_STOPPED: "stopped"}.get(status, f"FAILED (status {status}), see {log.name}")
         self._say(f"{job.run.name}, seed {job.seed}: {what} after {time.monotonic() - began:.0f} s")
         return status
+
+
+def add_usage(folder: Path, cpu_seconds: float, wall_seconds: float) -> None:
+    """Add to what a job has used so far, over all its starts, in `usage.json` of its folder."""
+    path = folder / USAGE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cpu_seconds": 0, "wall_seconds": 0}
+    after = {
+        "cpu_seconds": before["cpu_seconds"] + cpu_seconds,
+        "wall_seconds": before["wall_seconds"] + wall_seconds,
+    }
+    write_atomic(path, json.dumps(after).encode())
 
 
 def start_of(job: Job) -> Path | None:
