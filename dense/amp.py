@@ -1,4 +1,4 @@
-"""bfloat16 autocast on any device; the library's own AMP wrapper refuses the CPU and scales a loss that needs no scale."""
+"""bfloat16 autocast on any device; the library's own AMP refuses the CPU and scales a loss that needs no scale."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -96,7 +96,11 @@ def set_device(config: Config, launcher: str | None) -> None:
     if config.launcher != "none":
         # torch's SyncBatchNorm has no CPU version, and a CPU model has no device number.
         config.sync_bn = None
-        config.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+        config.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+        }
         _replace_sync_bn(config.model)
 
 

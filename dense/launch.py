@@ -133,7 +133,7 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
     if pretrained == "none" or (config.get("resume") and config.get("load_from")):
         backbone.init_cfg = None
     elif pretrained:
-        backbone.init_cfg = dict(type="Pretrained", checkpoint=pretrained)
+        backbone.init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
     checkpoint = (backbone.get("init_cfg") or {}).get("checkpoint")
     if checkpoint and not Path(checkpoint).is_file():
         raise UsageError(

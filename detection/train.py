@@ -1,12 +1,10 @@
-"""Train a model for detection: `python detection/train.py CONFIG [options]`, the same under torchrun or srun."""
+"""Train a model for detection: `python detection/train.py CONFIG [options]`; the same under torchrun or srun."""
 
 import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# The folder of this script holds no module, and its name would hide nothing but confusion.
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dense.errors import run_command
 from dense.launch import train

@@ -1,12 +1,10 @@
-"""Evaluate a checkpoint for segmentation: `python segmentation/test.py CONFIG CHECKPOINT [options]`; the last line is JSON."""
+"""Evaluate a checkpoint for segmentation: `python segmentation/test.py CONFIG CHECKPOINT [options]`: JSON last."""
 
 import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# The folder of this script holds no module, and its name would hide nothing but confusion.
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dense.errors import run_command
 from dense.launch import test

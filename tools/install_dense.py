@@ -1,8 +1,8 @@
 """Install requirements-dense.txt into the running environment; `make setup-dense` calls it.
 
-mmcv's operators are C++ (and CUDA) compiled against the installed torch. pip would keep the built wheel under the name of
-the source alone and hand it out again after torch has changed, so the wheel is kept here in a folder whose name says
-what it was built against. A second environment on the same machine takes it from there.
+mmcv's operators are C++ (and CUDA) compiled against the installed torch. pip would keep the built wheel under the name
+of the source alone and hand it out again after torch has changed, so the wheel is kept here in a folder whose name
+says what it was built against. A second environment on the same machine takes it from there.
 
     python tools/install_dense.py            compile where needed, install everything
     python tools/install_dense.py --where    print the folder of the wheel

@@ -5,7 +5,7 @@ nothing is downloaded. One folder serves both tasks:
 
     images/{training,validation}/000000.jpg          the scenes, RGB
     annotations/instances_{train,val}2017.json       COCO: boxes, visible masks as RLE, ten categories "0" to "9"
-    annotations/{training,validation}/000000.png     ADE20K: 0 = ignore (blurred rims), 1 = background, 2..11 = digit 0..9
+    annotations/{training,validation}/000000.png     ADE20K: 0 ignore (blurred rims), 1 background, 2..11 digit 0..9
 
 No digit image and no photograph is used in both splits. The same seed gives the same files.
 
@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.errors import DataError  # noqa: E402
-from data.readers.mnist import load_digits, mnist_file, split_rows  # noqa: E402
+from data.errors import DataError
+from data.readers.mnist import load_digits, mnist_file, split_rows
 
 PHOTOGRAPHS = {
     "train": {
@@ -205,7 +205,7 @@ def make_scenes(
     """Write both splits under `root` and a record `scenes.json` of how they were made; a root that holds the same
     record already is left alone."""
     spec = spec or SceneSpec()
-    record = {"train": train, "val": val, "seed": seed, **{k: v for k, v in vars(spec).items()}}
+    record = {"train": train, "val": val, "seed": seed, **vars(spec)}
     stamp = root / "scenes.json"
     wanted = json.loads(json.dumps(record))
     if stamp.is_file() and json.loads(stamp.read_text()).get("made_with") == wanted:

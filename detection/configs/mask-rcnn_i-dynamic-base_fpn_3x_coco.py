@@ -8,5 +8,13 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )
-# As in the authors' dense code only names with "norm" are free of weight decay, and theirs for these BNs were "bn".
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"norm2": dict(decay_mult=1.0), "mixer.": dict(decay_mult=1.0)}))
+# The authors' dense code frees names with "norm" of weight decay; the BNs of their blocks were called "bn".
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            "mixer.": dict(decay_mult=1.0),
+            "norm2": dict(decay_mult=1.0),  # of blocks
+            "backbone.norm2": dict(decay_mult=0.0),  # of the third output
+        }
+    )
+)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from dense.backbone import PADDED_MIXERS, ZooBackbone
 from mmdet.registry import MODELS as DETECTION
 from mmengine.model import revert_sync_batchnorm
 from mmseg.registry import MODELS as SEGMENTATION
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dense.backbone import PADDED_MIXERS, ZooBackbone
 from models import create_model
 from models.checkpoint import CheckpointError, convert_state, read_weights
 
@@ -41,7 +41,7 @@ def test_same_weights_give_same_maps_in_the_zoo_and_both_libraries(family: str) 
     with torch.no_grad():
         expected = zoo.forward_intermediates(image, intermediates_only=True)
         for registry in LIBRARIES.values():
-            config = dict(type="ZooBackbone", name=f"{family}_nano", out_norm="none", window_pad=False)
+            config = {"type": "ZooBackbone", "name": f"{family}_nano", "out_norm": "none", "window_pad": False}
             backbone = registry.build(config)
             backbone.load_zoo_state(state)
             maps = backbone.eval()(image)
@@ -96,7 +96,7 @@ def test_loads_a_classifier_and_refuses_leftovers(tmp_path: Path) -> None:
     zoo = randomise(create_model("i_dynamic_nano", num_classes=10))
     file = tmp_path / "classifier.safetensors"
     save_file(zoo.state_dict(), file)
-    init = dict(type="Pretrained", checkpoint=str(file))
+    init = {"type": "Pretrained", "checkpoint": str(file)}
     backbone = ZooBackbone("i_dynamic_nano", init_cfg=init)
     backbone.init_weights()
     own = backbone.state_dict()

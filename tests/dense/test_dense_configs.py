@@ -1,0 +1,118 @@
+"""The configs say what PAPER section 2 says, in at most 40 lines, through the libraries' own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from dense.backbone import ZooBackbone
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from models import list_models
+
+pytestmark = pytest.mark.dense
+ROOT = Path(__file__).resolve().parents[2]
+DETECTION = sorted((ROOT / "detection" / "configs").glob("*.py"))
+SEGMENTATION = sorted((ROOT / "segmentation" / "configs").glob("*.py"))
+MODELS = [f"{family}_{size}" for family in ("swin", "dw_conv", "d_dw_conv", "i_dynamic") for size in ("tiny", "base")]
+
+
+def config_of(kind: str, model: str) -> Config:
+    slug = model.replace("_", "-")
+    name = {
+        "cascade": f"detection/configs/cascade-mask-rcnn_{slug}_fpn_3x_coco.py",
+        "mask_1x": f"detection/configs/mask-rcnn_{slug}_fpn_1x_coco.py",
+        "mask_3x": f"detection/configs/mask-rcnn_{slug}_fpn_3x_coco.py",
+        "upernet": f"segmentation/configs/upernet_{slug}_160k_ade20k-512x512.py",
+    }[kind]
+    return Config.fromfile(ROOT / name)
+
+
+@pytest.mark.parametrize("path", [*DETECTION, *SEGMENTATION, *ROOT.glob("*/configs/_base_/*.py")], ids=lambda p: p.name)
+def test_every_config_is_short_and_loads(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 40
+    config = Config.fromfile(path)
+    assert "_base_" in path.read_text() and config.default_scope in ("mmdet", "mmseg")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cascade_is_swins_set_up(model: str) -> None:
+    config = config_of("cascade", model)
+    backbone, base = config.model.backbone, model.endswith("base")
+    assert backbone.name == model and backbone.name in list_models()
+    assert backbone.drop_path_rate == (0.3 if base else 0.2)
+    width = 128 if base else 96
+    assert config.model.neck.in_channels == [width, 2 * width, 4 * width, 8 * width]
+    assert config.optim_wrapper.optimizer == {"type": "AdamW", "lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.05}
+    assert config.train_cfg.max_epochs == 36 and config.param_scheduler[1].milestones == [27, 33]
+    assert config.train_dataloader.batch_size * 8 == 16
+    heads = config.model.roi_head.bbox_head
+    assert [head.loss_bbox.type for head in heads] == ["GIoULoss"] * 3
+    assert all((head.num_shared_convs, head.num_shared_fcs) == (4, 1) and head.reg_decoded_bbox for head in heads)
+    plain, crop = config.train_dataloader.dataset.pipeline[3].transforms
+    assert [scale[0] for scale in plain[0].scales] == list(range(480, 801, 32))
+    assert {scale[1] for scale in plain[0].scales} == {1333}
+    assert [step.type for step in crop] == ["RandomChoiceResize", "RandomCrop", "RandomChoiceResize"]
+    assert config.sync_bn == "torch"
+
+
+@pytest.mark.parametrize("kind,epochs,steps", [("mask_1x", 12, [8, 11]), ("mask_3x", 36, [27, 33])])
+@pytest.mark.parametrize("model", MODELS)
+def test_mask_rcnn_schedules(model: str, kind: str, epochs: int, steps: list[int]) -> None:
+    config = config_of(kind, model)
+    assert config.model.type == "MaskRCNN" and config.model.backbone.name == model
+    assert config.train_cfg.max_epochs == epochs and config.param_scheduler[1].milestones == steps
+    assert config.optim_wrapper.optimizer.type == "AdamW" and config.optim_wrapper.optimizer.lr == 1e-4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_upernet_is_swins_set_up(model: str) -> None:
+    config = config_of("upernet", model)
+    assert config.model.backbone.name == model and config.model.backbone.drop_path_rate == 0.3
+    width = 128 if model.endswith("base") else 96
+    assert config.model.decode_head.in_channels == [width, 2 * width, 4 * width, 8 * width]
+    assert config.model.auxiliary_head.in_channels == 4 * width
+    assert config.optim_wrapper.optimizer == {"type": "AdamW", "lr": 6e-5, "betas": (0.9, 0.999), "weight_decay": 0.01}
+    warm, poly = config.param_scheduler
+    assert (warm.type, warm.end) == ("LinearLR", 1500)
+    assert (poly.type, poly.power, poly.eta_min, poly.begin, poly.end) == ("PolyLR", 1.0, 0.0, 1500, 160000)
+    assert config.train_dataloader.batch_size * 8 == 16 and config.train_cfg.max_iters == 160000
+    crop = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
+    assert tuple(crop.crop_size) == (512, 512)
+
+
+def test_footnote_6_differs_in_its_last_learning_rate_alone() -> None:
+    name = "upernet_dw-conv-base_160k_ade20k-512x512"
+    plain = Config.fromfile(ROOT / f"segmentation/configs/{name}.py")
+    variant = Config.fromfile(ROOT / f"segmentation/configs/{name}_min-lr-1e-6.py")
+    assert variant.param_scheduler[1].pop("eta_min") == 1e-6
+    plain.param_scheduler[1].pop("eta_min")
+    assert variant.to_dict() == plain.to_dict()
+
+
+def test_multi_scale_testing_resizes_the_short_side() -> None:
+    config = config_of("upernet", "dw_conv_tiny")
+    resizes = config.tta_pipeline[1].transforms[0]
+    assert [tuple(step.scale) for step in resizes] == [
+        (int(2048 * r), int(512 * r)) for r in (0.5, 0.75, 1, 1.25, 1.5, 1.75)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["cascade", "mask_1x", "mask_3x", "upernet"])
+@pytest.mark.parametrize("family", ["swin", "dw_conv", "d_dw_conv", "i_dynamic"])
+def test_weight_decay_rules_of_each_family(kind: str, family: str) -> None:
+    """Free of decay: LN and output norms, and in Swin the position tables; the authors' BNs inside blocks decay."""
+    config = config_of(kind, f"{family}_tiny")
+    model = nn.Module()
+    with torch.device("cpu"):
+        model.backbone = ZooBackbone(f"{family}_nano")
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        inside = "blocks" in parts
+        free = ("norm" in name and (family == "swin" or not inside)) or "relative_position_bias_table" in name
+        assert (decay[id(parameter)] == 0.0) == free, name
+        if not free:
+            assert decay[id(parameter)] == config.optim_wrapper.optimizer.weight_decay
