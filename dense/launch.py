@@ -12,6 +12,7 @@ os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -26,6 +27,7 @@ from dense.arguments import (
 )
 from dense.checks import check_checkpoint, check_config, check_datasets
 from dense.errors import UsageError
+from dense.weights import load_model
 
 
 def train(task: str, argv: list[str] | None = None) -> int:
@@ -63,7 +65,7 @@ def test(task: str, argv: list[str] | None = None) -> int:
         use_faster_coco_eval()
     config = prepare(task, args)
     check_checkpoint(args.checkpoint)
-    config.load_from, config.resume = args.checkpoint, False
+    config.load_from, config.resume = None, False
     for part in (config.model, config.model.get("backbone") or {}):
         part.pop("init_cfg", None)
     if args.show_dir:
@@ -72,7 +74,10 @@ def test(task: str, argv: list[str] | None = None) -> int:
         _set_multi_scale(config)
     if not args.skip_data_check:
         check_datasets(config, ("test",))
-    metrics = build_runner(config).test()
+    runner = build_runner(config)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_model(model.module if isinstance(model, BaseTTAModel) else model, args.checkpoint)
+    metrics = runner.test()
     if int(os.environ.get("RANK", 0)) == 0:
         line = json.dumps({name: round(float(value), 6) for name, value in metrics.items()})
         print(line)  # noqa: T201

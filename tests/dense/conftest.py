@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from tools.make_scenes import make_scenes
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Where the libraries are missing and dense tests are not wanted, do not import the files."""
     unwanted = "not dense" in (config.getoption("markexpr") or "")
     return True if unwanted and find_spec("mmdet") is None else None
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen training and six validation scenes; not to be changed by a test."""
+    root = tmp_path_factory.mktemp("scenes")
+    make_scenes(root, train=16, val=6, seed=3)
+    return root

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dense.backbone import ZooBackbone
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from dense.backbone import ZooBackbone
 from models import list_models
 
 pytestmark = pytest.mark.dense

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from dense.cost import dense_cost
 from mmengine.config import Config
+
+from dense.cost import dense_cost
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

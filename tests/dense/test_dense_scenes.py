@@ -1,0 +1,92 @@
+"""The embedded data set: both kinds of annotation say the same, splits are disjoint, the seed decides everything."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tools import make_scenes
+from tools.make_scenes import BACKGROUND, FIRST_DIGIT, IGNORE, PHOTOGRAPHS, SceneSpec, encode_rle, load_photographs
+
+pytestmark = pytest.mark.dense
+
+
+@pytest.mark.parametrize("split,folder", [("train", "training"), ("val", "validation")])
+def test_boxes_masks_and_labels_agree(scenes: Path, split: str, folder: str) -> None:
+    coco = COCO(scenes / "annotations" / f"instances_{split}2017.json")
+    for image_id, info in coco.imgs.items():
+        label = np.asarray(Image.open(scenes / "annotations" / folder / info["file_name"].replace("jpg", "png")))
+        image = Image.open(scenes / "images" / folder / info["file_name"])
+        assert image.size == (info["width"], info["height"]) == label.shape[::-1]
+        seen = np.zeros(label.shape, bool)
+        for annotation in coco.imgToAnns[image_id]:
+            mask = coco.annToMask(annotation).astype(bool)
+            assert mask.sum() == annotation["area"] > 0
+            assert (label[mask] == FIRST_DIGIT + annotation["category_id"] - 1).all()
+            assert not (seen & mask).any()
+            seen |= mask
+            rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
+            x, y, width, height = annotation["bbox"]
+            assert (x, y, x + width, y + height) == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert np.isin(label[~seen], (IGNORE, BACKGROUND)).all() and (label[seen] >= FIRST_DIGIT).all()
+    assert [category["name"] for category in coco.cats.values()] == list("0123456789")
+
+
+def test_the_seed_decides_everything(scenes: Path, tmp_path: Path) -> None:
+    make_scenes.make_scenes(tmp_path / "same", train=16, val=6, seed=3)
+    make_scenes.make_scenes(tmp_path / "other", train=2, val=1, seed=4)
+    for file in scenes.rglob("*.*"):
+        assert file.read_bytes() == (tmp_path / "same" / file.relative_to(scenes)).read_bytes(), file
+    first = "images/training/000000.jpg"
+    assert (scenes / first).read_bytes() != (tmp_path / "other" / first).read_bytes()
+
+
+def test_splits_share_no_photograph_and_no_digit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = {split: {f"{folder}/{n}" for folder, ns in PHOTOGRAPHS[split].items() for n in ns} for split in PHOTOGRAPHS}
+    assert not names["train"] & names["val"]
+    used: dict[str, set[bytes]] = {}
+    compose = make_scenes.compose_scene
+
+    def spy(photographs, digits, *rest):
+        used.setdefault("train" if len(digits) == 4000 else "val", set()).update(d.tobytes() for d in digits)
+        return compose(photographs, digits, *rest)
+
+    monkeypatch.setattr(make_scenes, "compose_scene", spy)
+    make_scenes.make_scenes(tmp_path, train=1, val=1)
+    assert len(used["train"]) > 3900 and len(used["val"]) > 990 and not used["train"] & used["val"]
+
+
+def test_same_request_is_not_made_again(scenes: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in scenes.rglob("*")}
+    counts = make_scenes.make_scenes(scenes, train=16, val=6, seed=3)
+    assert counts["train"]["images"] == 16
+    assert before == {file: file.stat().st_mtime_ns for file in scenes.rglob("*")}
+
+
+def test_run_lengths() -> None:
+    mask = np.array([[0, 1], [1, 1]], bool)
+    assert encode_rle(mask) == {"size": [2, 2], "counts": [1, 3]}
+    assert encode_rle(np.array([[1, 0], [0, 0]], bool)) == {"size": [2, 2], "counts": [0, 1, 3]}
+
+
+def test_scenes_hold_the_objects_asked_for() -> None:
+    digits = np.zeros((1, 28, 28), np.uint8)
+    digits[0, 6:22, 12:16] = 255
+    spec = SceneSpec(width=96, height=64, digit_heights=(20, 30), objects=(3, 3))
+    rng = np.random.default_rng(0)
+    scene = make_scenes.compose_scene(load_photographs("val"), digits, np.array([1]), spec, rng)
+    assert scene.image.shape == (64, 96, 3) and 1 <= len(scene.objects) <= 3
+
+
+def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setitem(PHOTOGRAPHS, "train", {"skimage/data": ("no_such.png",)})
+    assert make_scenes.main([str(tmp_path / "x")]) == 2
+    assert "no_such.png" in capsys.readouterr().err
+
+
+def test_coco_file_is_plain_json(scenes: Path) -> None:
+    content = json.loads((scenes / "annotations" / "instances_val2017.json").read_text())
+    assert {annotation["iscrowd"] for annotation in content["annotations"]} == {0}
