@@ -6,6 +6,7 @@
 
 from models import comparison
 from models.config import ModelConfig, build_model
+from models.fuse import fuse
 from models.zoo import create_model, list_models
 
-__all__ = ["ModelConfig", "build_model", "comparison", "create_model", "list_models"]
+__all__ = ["ModelConfig", "build_model", "comparison", "create_model", "fuse", "list_models"]

@@ -1,8 +1,9 @@
 """One call for every operator of the paper's family, `y_i = sum_j w_ij * x_ij`."""
 
+import torch
 from torch import Tensor
 
-from models.ops import library_position, library_shared
+from models.ops import exported, library_position, library_shared
 
 
 def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,6 +22,8 @@ def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         ValueError: a shape does not fit.
     """
     _check(x, weight, bias)
+    if torch.onnx.is_in_onnx_export():
+        return exported.local_aggregate(x, weight, bias)
     if weight.dim() < 6:
         return library_shared.shared(x, weight, bias)
     out = library_position.per_position(x, weight)
@@ -50,6 +53,8 @@ def generate_and_aggregate(
         raise ValueError(f"x {tuple(x.shape)} and hidden {tuple(hidden.shape)} must agree in (B, H, W)")
     if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
         raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
+    if torch.onnx.is_in_onnx_export():
+        return exported.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
     return library_position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 
 

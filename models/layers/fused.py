@@ -1,0 +1,70 @@
+"""The modules of a fused model (:func:`models.fuse`): no norm with statistics, no gradient."""
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import Stage
+from models.layers.norms import normalize
+from models.ops.linear import linear, runs_eagerly
+
+# The hidden map of an MLP, the widest of a block, should stay in the cache: elements of it worked on at a time.
+BLOCK_ELEMENTS = 1_250_000
+
+
+def constant(value: Tensor, like: Tensor) -> nn.Parameter:
+    """A weight of a fused model, in the dtype of the one it comes from."""
+    return nn.Parameter(value.to(like.dtype).clone(), requires_grad=False)
+
+
+class FusedLinear(nn.Module):
+    """A linear layer or 1x1 convolution on the last axis, with a norm folded in and its activation."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, activation: str = "none") -> None:
+        super().__init__()
+        self.weight, self.bias, self.activation = weight, bias, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activation={self.activation!r}"
+
+
+class ChannelAffine(nn.Module):
+    """``x * scale + shift`` for each channel of (B, C, H, W): a batch norm that has no linear neighbour."""
+
+    def __init__(self, scale: nn.Parameter, shift: nn.Parameter) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
+
+
+class NormedReLU(nn.Module):
+    """A layer from (B, H, W, C) to the same, a norm that could not be folded into it (or none), and ReLU."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = normalize(self.norm, self.layer(x))
+        return x.relu_() if runs_eagerly(x) else x.relu()
+
+
+class ImageBlockedStage(Stage):
+    """A stage that works on a few images at a time, so that what one layer writes the next still finds in the cache."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not runs_eagerly(x):
+            return super().forward(x)
+        images = self._images(x)
+        if images >= len(x):
+            return super().forward(x)
+        return torch.cat([super(ImageBlockedStage, self).forward(part) for part in x.split(images)])
+
+    def _images(self, x: Tensor) -> int:
+        # An MLP widens by four; merging quarters the positions and doubles the width.
+        hidden = x.shape[1] * x.shape[2] * x.shape[3] * (4 if isinstance(self.downsample, nn.Identity) else 2)
+        return max(1, BLOCK_ELEMENTS // hidden)

@@ -1,0 +1,142 @@
+"""Fused models: the same logits, no batch norm left, exports."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from models.layers import fused as fused_layers
+
+FAMILIES = ("swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano")
+
+
+def _trained(name: str, **overrides: object) -> nn.Module:
+    """A model whose norms are no longer the identity, some with negative scales."""
+    torch.manual_seed(0)
+    model = models.create_model(name, img_size=36, num_classes=7, **overrides)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 0.8, 0.5)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+        elif type(module).__name__ == "CenteringBatchNorm2d":
+            nn.init.normal_(module.center_weight, 0.0, 0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"norm": "ccbn"}, {"norm": "ln"}, {"norm": "bn"}, {"se": True, "extra_dw": True}],
+    ids=["default", "ccbn", "ln", "bn", "se+dw"],
+)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_same_logits_without_batch_norm(name: str, overrides: dict[str, object]) -> None:
+    model = _trained(name, **overrides)
+    fused = models.fuse(model)
+    images = torch.randn(3, 3, 36, 44)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in fused.modules())
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(fused(images), expected, atol=1e-5, rtol=1e-4)
+    # With gradients enabled plain PyTorch runs instead of the oneDNN calls.
+    torch.testing.assert_close(fused(images), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer_args"), [("dw_conv_nano", {"share_channels": True}), ("d_dw_conv_nano", {"window_pad": True})]
+)
+def test_options_of_the_operators(name: str, mixer_args: dict[str, object]) -> None:
+    model = _trained(name, mixer_args=mixer_args)
+    images = torch.randn(2, 3, 40, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(models.fuse(model)(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+def test_original_is_untouched_and_checkpoints_load_before() -> None:
+    model = _trained("dw_conv_nano")
+    before = copy.deepcopy(model.state_dict())
+    models.fuse(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    fresh = models.create_model("dw_conv_nano", img_size=36, num_classes=7)
+    fresh.load_state_dict(before)
+    images = torch.randn(2, 3, 36, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(models.fuse(fresh)(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_working_on_few_images_at_a_time_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = models.fuse(_trained(name))
+    images = torch.randn(5, 3, 36, 36)
+    with torch.no_grad():
+        expected = fused(images)
+        monkeypatch.setattr(fused_layers, "BLOCK_ELEMENTS", 2 * 9 * 9 * 32 * 4)
+        seen: list[int] = []
+        fused.stages[0].blocks[0].register_forward_hook(lambda module, args, out: seen.append(len(out)))
+        torch.testing.assert_close(fused(images), expected, atol=1e-6, rtol=1e-5)
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16(name: str) -> None:
+    model = _trained(name)
+    images = torch.randn(2, 3, 36, 36)
+    with torch.no_grad():
+        expected = model(images)
+        got = models.fuse(model).bfloat16()(images.bfloat16()).float()
+    assert (got - expected).norm() <= 2e-2 * expected.norm()
+
+
+def test_flop_counter_sees_the_fused_layers() -> None:
+    model = _trained("dw_conv_nano")
+    counts = []
+    for module in (model, models.fuse(model)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.randn(1, 3, 36, 36))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_torch_export_takes_any_batch_size(name: str) -> None:
+    fused = models.fuse(_trained(name))
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(fused, (torch.randn(2, 3, 36, 36),), dynamic_shapes=({0: batch},))
+    images = torch.randn(5, 3, 36, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images), fused(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_onnx_takes_any_batch_size(name: str, tmp_path: Path) -> None:
+    fused = models.fuse(_trained(name, depths=(1, 1, 1, 1)))
+    path = tmp_path / f"{name}.onnx"
+    torch.onnx.export(
+        fused,
+        (torch.randn(2, 3, 36, 36),),
+        path,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        dynamo=True,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 36, 36)
+        with torch.no_grad():
+            expected = fused(images).numpy()
+        got = session.run(None, {"images": images.numpy()})[0]
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_norm_without_statistics_is_refused() -> None:
+    with pytest.raises(ValueError, match="running statistics"):
+        models.fuse(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)))
