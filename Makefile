@@ -49,3 +49,7 @@ check: $(DEV_STAMP)  ## lint, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PY) tools/make_tables.py --check
+
+tables: $(CORE_STAMP)  ## the paper's tables beside ours, with the command that trains each row
+	$(PY) tools/make_tables.py

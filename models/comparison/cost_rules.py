@@ -41,7 +41,8 @@ def _svt(module: Twins, inputs: tuple[Tensor, ...], output: Any, rules: Rules) -
         return 0
     batch, _, height, width = inputs[0].shape
     total = 0
-    for embed, blocks in zip(module.patch_embeds, module.blocks, strict=True):
+    stages: Any = zip(module.patch_embeds, module.blocks, strict=True)
+    for embed, blocks in stages:
         height, width = height // embed.patch_size[0], width // embed.patch_size[1]
         tokens = height * width
         for block in blocks:

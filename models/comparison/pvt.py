@@ -173,7 +173,7 @@ class PVT(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations; changes no value."""
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer, or ``nn.Identity`` where there are no classes."""

@@ -1,5 +1,7 @@
 """ResNets of basic blocks (ResNet-38, -72 and -106 of Table 8, taken by the paper from HRNet's)."""
 
+from typing import Any
+
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
@@ -22,8 +24,8 @@ def basic_block_resnet(
         layers: basic blocks of the four stages.
         in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
     """
-    model = ResNet(
-        BasicBlock,
+    model: Any = ResNet(  # timm's types are narrower than what it takes
+        BasicBlock,  # type: ignore[arg-type]
         layers,
         in_chans=in_chans,
         num_classes=num_classes,

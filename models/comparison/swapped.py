@@ -45,9 +45,9 @@ def volo_with_mixer(
         layers, embed_dim, num_heads, patch_size: of VOLO, per stage.
         img_size, in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
     """
-    model = VOLO(
+    model: Any = VOLO(
         list(layers),
-        img_size=img_size,
+        img_size=img_size,  # type: ignore[arg-type]
         in_chans=in_chans,
         num_classes=num_classes,
         patch_size=patch_size,
@@ -87,7 +87,7 @@ def svt_with_mixer(
         depths, embed_dim, num_heads, sr_ratios, patch_size: of SVT, per stage.
         img_size, in_chans, num_classes, drop_rate, drop_path_rate: as in timm.
     """
-    model = Twins(
+    model: Any = Twins(
         img_size=img_size,
         patch_size=patch_size,
         in_chans=in_chans,

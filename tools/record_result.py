@@ -1,0 +1,180 @@
+"""Copy a run's own record into the table data: ``python tools/record_result.py RUN`` or ``--evaluation FILE``.
+
+RUN is the folder of a finished training whose config is that of a row; its weights must be the ones that its record
+names. With `--evaluation FILE --config CONFIG`, FILE holds the JSON line that `eval_cls.py` printed for weights from
+elsewhere, such as converted ones of the authors. Nothing else writes configs/tables/measured.yaml.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.config import to_dict
+from engine.errors import EXIT_BAD_INPUT, ConfigError, hint
+from engine.runfolder import FREE, git_commit
+from engine.weights import file_hash
+from tools.tables.costs import row_config
+from tools.tables.measured import Record, add_record
+from tools.tables.schema import MEASURED, TABLES, load_tables, shown
+
+IMAGES = 50_000  # of ImageNet-1K's validation set; with ReaL labels, those that have one
+# Beside what may change within a run: where the images come from and how fast they are trained, not what is learned.
+FREE_BETWEEN_RUNS = {
+    "train": FREE["train"] | {"seed", "init_checkpoint", "precision", "compile", "channels_last"},
+    "data": FREE["data"] | {"format", "train", "val", "name"},
+}
+METRICS = {"original": {"top1": "top1", "top5": "top5"}, "real": {"top1": "real"}}
+
+
+def row_configs() -> list[str]:
+    """The classification configs of all rows."""
+    configs = (row.config_of("classification") for table in load_tables() for row in table.rows)
+    return list(dict.fromkeys(config for config in configs if config))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The last JSON line of a file, or the file as one JSON value.
+
+    Raises:
+        ConfigError: the file is missing or holds no JSON mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+        value = json.loads(text if text.startswith("{\n") else text.splitlines()[-1])
+    except (OSError, IndexError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a JSON mapping is wanted")
+    return value
+
+
+def field(record: dict[str, Any], name: str, path: Path) -> Any:
+    """A field of a record. ConfigError names the file and the field where it is missing."""
+    if name not in record:
+        raise ConfigError(f"{path}: {name}: missing")
+    return record[name]
+
+
+def difference(run: dict[str, Any], config: str) -> str | None:
+    """The first key in which a run's resolved config departs from a row's, None where the run is that row's."""
+    row = to_dict(row_config(config))
+    for section in ("model", "data", "train"):
+        for key, wanted in row[section].items():
+            given = run.get(section, {}).get(key)
+            if key not in FREE_BETWEEN_RUNS.get(section, ()) and given != wanted:
+                return f"{section}.{key} is {given!r} in the run and {wanted!r} in {config}"
+    return None
+
+
+def config_of_run(run: dict[str, Any], path: Path) -> str:
+    """The row's config that a run trained.
+
+    Raises:
+        ConfigError: it trained none; names the key in which it departs from the nearest.
+    """
+    departures = {config: difference(run, config) for config in row_configs()}
+    for config, departure in departures.items():
+        if departure is None:
+            return config
+    same_model = [text for text in departures.values() if text and not text.startswith("model.")]
+    raise ConfigError(f"{path}: no row has this config: {(same_model or list(departures.values()))[0]}")
+
+
+def of_run(folder: Path) -> Record:
+    """The record of a finished training.
+
+    Raises:
+        ConfigError: it is not finished, trained no row's config, or its weights are not those of its record.
+    """
+    path = folder / "result.json"
+    result = read_json(path)
+    config_path = folder / "config.yaml"
+    if not config_path.is_file():
+        raise ConfigError(f"{config_path}: no such file, so {folder} is no run folder")
+    config = config_of_run(yaml.safe_load(config_path.read_text(encoding="utf-8")), config_path)
+    weights = folder / "last.safetensors"
+    if not weights.is_file() or file_hash(weights) != field(result, "checkpoint_sha256", path):
+        raise ConfigError(f"{weights}: not the weights whose hash {path} names")
+    return Record(
+        config=config,
+        task="classification",
+        kind="trained",
+        metrics=metrics_of(result, field(result, "labels", path)),
+        dataset=field(result, "dataset", path),
+        images=field(result, "eval_images", path),
+        checkpoint_sha256=result["checkpoint_sha256"],
+        commit=field(result, "commit", path),
+        seed=field(result, "seed", path),
+        epochs=field(result, "epochs", path),
+    )
+
+
+def of_evaluation(path: Path, config: str) -> Record:
+    """The record of an evaluation of weights from elsewhere.
+
+    Raises:
+        ConfigError: no row has the config, or the evaluation is of another model.
+    """
+    if config not in row_configs():
+        raise ConfigError(f"--config {config}: no row has it; {hint(config, row_configs())}")
+    result = read_json(path)
+    model = row_config(config).model.name
+    if field(result, "model", path) != model:
+        raise ConfigError(f"{path}: model: {result['model']!r}, but {config} is {model!r}")
+    return Record(
+        config=config,
+        task="classification",
+        kind="evaluated",
+        metrics=metrics_of(result, field(result, "labels", path)),
+        dataset=field(result, "dataset", path),
+        images=field(result, "images", path),
+        checkpoint_sha256=field(result, "checkpoint_sha256", path),
+        commit=git_commit(),
+        seed=None,
+        epochs=None,
+    )
+
+
+def metrics_of(result: dict[str, Any], labels: str) -> dict[str, float]:
+    """The accuracies of a record under the names that the tables' columns have."""
+    return {ours: float(result[theirs]) for theirs, ours in METRICS[labels].items()}
+
+
+def check_data(record: Record) -> None:
+    """Raises ConfigError for a record that is not of ImageNet's whole validation set."""
+    if record.images > IMAGES or ("top1" in record.metrics and record.images != IMAGES):
+        raise ConfigError(
+            f"{record.dataset}: {record.images} images were evaluated; the paper's rows are on all {IMAGES} of "
+            f"ImageNet-1K's validation set"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished training")
+    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="the JSON line of eval_cls.py")
+    parser.add_argument("--config", help="the row's config, with --evaluation")
+    args = parser.parse_args()
+    if (args.run is None) == (args.evaluation is None) or (args.evaluation is None) != (args.config is None):
+        parser.error("give RUN, or --evaluation FILE and --config CONFIG")
+    try:
+        record = of_run(args.run) if args.run else of_evaluation(args.evaluation, args.config)
+        check_data(record)
+        added = add_record(record)
+    except ConfigError as error:
+        print(f"record_result: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"{'recorded' if added else 'known already'}: {record.config} {record.metrics} in {shown(TABLES / MEASURED)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
