@@ -1,0 +1,77 @@
+"""plot_curves: what it reads from run folders, what it draws, and what it refuses."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from engine.errors import ConfigError
+from tools import plot_curves
+from tools.plot_curves import Curve, draw, read_curve
+
+
+def write_run(folder: Path, epochs: int, tail: str = "") -> Path:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"kind": "step", "step": 1, "epoch": 1, "loss": 2.0})]
+    for epoch in range(1, epochs + 1):
+        record = {"kind": "epoch", "epoch": epoch, "step": epoch, "train_loss": 2.0 / epoch}
+        lines.append(json.dumps(record | ({"top1": 50.0 + epoch} if epoch % 2 == 0 else {})))
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n" + tail, encoding="utf-8")
+    return folder
+
+
+def test_epochs_and_evaluations_are_read(tmp_path: Path) -> None:
+    curve = read_curve(write_run(tmp_path / "swin", 4))
+    assert curve.label == "swin"
+    assert curve.loss == [(1, 2.0), (2, 1.0), (3, 2.0 / 3), (4, 0.5)]
+    assert curve.top1 == [(2, 52.0), (4, 54.0)]
+
+
+def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    assert len(read_curve(write_run(tmp_path / "run", 2, '{"kind": "ep')).loss) == 2
+
+
+def test_the_figure_has_ink_on_both_sides(tmp_path: Path) -> None:
+    points = [(epoch, 100.0 / epoch) for epoch in range(1, 9)]
+    draw([Curve(str(index), points, points) for index in range(12)], tmp_path / "a" / "curves.png")
+    image = matplotlib.image.imread(tmp_path / "a" / "curves.png")[..., :3]
+    half = image.shape[1] // 2
+    coloured = (image.max(axis=2) - image.min(axis=2)) > 0.3
+    assert coloured[:, :half].sum() > 500
+    assert coloured[:, half:].sum() > 500
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["plot_curves.py", *arguments])
+    assert plot_curves.main() == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_what_is_no_run_is_refused_by_name(monkeypatch, capsys, tmp_path: Path) -> None:
+    write_run(tmp_path / "swin", 1)
+    err = refused(monkeypatch, capsys, str(tmp_path / "swim"))
+    assert (
+        f"{tmp_path / 'swim'}: no log.jsonl, so this is no run folder; the nearest valid one is {tmp_path / 'swin'}"
+        in err
+    )
+
+
+def test_names_and_runs_must_be_as_many(monkeypatch, capsys, tmp_path: Path) -> None:
+    write_run(tmp_path / "swin", 1)
+    assert "--labels: 2 names for 1 runs" in refused(monkeypatch, capsys, str(tmp_path / "swin"), "--labels", "a,b")
+    assert "must end in .png" in refused(monkeypatch, capsys, str(tmp_path / "swin"), "--output", "x.jpeg2")
+
+
+def test_a_broken_log_names_its_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 1)
+    path = folder / "log.jsonl"
+    path.write_text("no json\n" + path.read_text(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"log\.jsonl: line 1 is no JSON record"):
+        read_curve(folder)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no epoch has ended yet"):
+        read_curve(folder)

@@ -1,0 +1,244 @@
+"""Sweeps: grids, resumption, parallel slots, failures, and mean and standard deviation from the runs' records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from engine.errors import ConfigError
+from tools import sweep
+from tools.sweeps import figure, report, runner
+from tools.sweeps.grid import jobs, load_grid
+from tools.sweeps.runner import Sweep, check_configs, is_finished, slots
+
+REPO = Path(__file__).resolve().parents[2]
+NANO = "configs/quickstart/dw_conv_nano.yaml"
+
+# Stands in for train_cls.py where the test is about the sweep: fails, waits or leaves a record, as the seed says.
+FAKE_TRAINER = """
+import json, os, pathlib, signal, sys, time
+values = dict(text.split("=", 1) for text in sys.argv[3:])
+folder, seed = pathlib.Path(values["output"]), int(values["train.seed"])
+(folder / "starts").open("a").write("x")
+if "train.init_checkpoint" in values:
+    assert pathlib.Path(values["train.init_checkpoint"]).exists()
+if seed == 7:
+    sys.exit(1)
+if seed == 9:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    time.sleep(60)
+result = {"top1": 90.0 + seed, "top5": 99.0, "best_top1": 90.0 + seed, "images_per_second": 100.0, "train_seconds": 1.0,
+          "epochs": 1, "seed": seed, "dataset": "D", "commit": "c", "device": "cpu", "checkpoint_sha256": "0" * 64,
+          "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+(folder / "last.safetensors").write_bytes(b"w")
+(folder / "result.json").write_text(json.dumps(result))
+"""
+
+
+def write_grid(folder: Path, **changes: object) -> Path:
+    grid = {
+        "name": "test",
+        "title": "A test",
+        "seeds": [0, 2],
+        "runs": [
+            {"name": "dw", "label": "DW", "config": NANO},
+            {"name": "se", "label": "DW + SE", "config": f"{NANO} model.se=true", "start_from": "dw"},
+        ],
+        "groups": [
+            {"title": "both", "runs": ["dw", "se"]},
+            {"title": "curve", "runs": ["dw", "se"], "x": [1.0, 2.0], "xlabel": "channels"},
+        ],
+    }
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid | changes), encoding="utf-8")
+    return path
+
+
+def trainer(folder: Path) -> Path:
+    path = folder / "trainer.py"
+    path.write_text(FAKE_TRAINER, encoding="utf-8")
+    return path
+
+
+def start(folder: Path, parallel: int = 2, gpus: tuple[str, ...] = (), **changes: object) -> tuple[Sweep, list]:
+    work = jobs(load_grid(write_grid(folder, **changes)), folder / "runs", REPO)
+    return Sweep(work, trainer(folder), slots(parallel, list(gpus)), lambda text: None), work
+
+
+def starts(work: list) -> list[int]:
+    return [len((job.output / "starts").read_text()) if (job.output / "starts").exists() else 0 for job in work]
+
+
+def test_all_runs_run_once_and_are_not_run_again(tmp_path: Path) -> None:
+    run, work = start(tmp_path)
+    assert run.run()
+    assert run.failed == []
+    assert starts(work) == [1, 1, 1, 1]
+    again, work = start(tmp_path)
+    assert again.run()
+    assert starts(work) == [1, 1, 1, 1]
+    (work[0].output / "result.json").unlink()
+    again, work = start(tmp_path)
+    assert again.run()
+    assert starts(work) == [2, 1, 1, 1]
+
+
+def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
+    run, work = start(tmp_path)
+    run.run()
+    results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "python tools/sweep.py grid.yaml")
+    row = results["rows"][0]
+    assert (row["top1_mean"], row["top1_std"]) == (91.0, pytest.approx(np.std([90, 92], ddof=1)))
+    assert [run["seed"] for run in row["runs"]] == [0, 2]
+    assert row["params"] < results["rows"][1]["params"]  # SE has parameters
+    report.save(results, tmp_path / "results.json")
+    text = report.as_markdown(tmp_path / "results.json")
+    assert "| DW | 28 | " in text
+    assert "| 91.00 ± 1.41 | 2 |" in text
+    assert "Command: `python tools/sweep.py grid.yaml`" in text
+    figure.draw(results, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_each_gpu_has_one_run_at_a_time(tmp_path: Path) -> None:
+    run, work = start(tmp_path, gpus=("3", "5"))
+    run.run()
+    used = {json.loads((job.output / "result.json").read_text())["gpu"] for job in work}
+    assert used <= {"3", "5"}
+    assert slots(2, []) == [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))} | slots(2, [])[0]] * 2
+
+
+def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path) -> None:
+    run, work = start(tmp_path, seeds=[7, 0])
+    assert run.run()
+    assert sorted((job.run.name, job.seed) for job, _ in run.failed) == [("dw", 7), ("se", 7)]
+    assert starts(work) == [1, 0, 1, 1]
+    results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "")
+    assert report.shown_accuracy(results["rows"][0]) == "90.00 (1 missing)"
+
+
+def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tools.sweeps.grid import jobs, load_grid\n"
+        "from tools.sweeps.runner import Sweep, slots\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"work = jobs(load_grid(folder / 'grid.yaml'), folder / 'runs', Path({str(REPO)!r}))\n"
+        "run = Sweep(work, folder / 'trainer.py', slots(1, []), lambda text: print(text, flush=True))\n"
+        "sys.exit(75 if not run.run() else 0)"
+    )
+    write_grid(tmp_path, seeds=[9])
+    trainer(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    first = tmp_path / "runs" / "dw" / "seed9" / "starts"
+    for _ in range(600):
+        if first.exists():
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "dw, seed 9: stopped" in output
+
+
+def test_usage_adds_up_over_starts(tmp_path: Path) -> None:
+    runner.add_usage(tmp_path, 1.5, 3.0)
+    runner.add_usage(tmp_path, 1.0, 2.0)
+    assert json.loads((tmp_path / runner.USAGE).read_text()) == {"cpu_seconds": 2.5, "wall_seconds": 5.0}
+
+
+def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
+    _, work = start(tmp_path)
+    work[0].output.mkdir(parents=True)
+    other = work[0].resolved().model_dump(mode="json")
+    other["train"]["epochs"] = 99
+    (work[0].output / "config.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ConfigError, match=r"holds a run with train\.epochs = 99, now it is 10"):
+        is_finished(work[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1]}, r"seed: unknown key; the nearest valid one is seeds"),
+        ({"seeds": []}, r"seeds: List should have at least 1 item"),
+        ({"groups": [{"title": "t", "runs": ["dwx"]}]}, r"groups: 't': 'dwx' is no run; the nearest valid one is dw"),
+        ({"groups": [{"title": "t", "runs": ["dw"], "x": [1.0, 2.0]}]}, r"x: 2 values for 1 runs"),
+        ({"runs": [{"name": "a", "label": "A", "config": NANO}] * 2}, r"'a' is given twice"),
+        (
+            {"runs": [{"name": "a", "label": "A", "config": NANO, "start_from": "b"}], "groups": []},
+            r"runs: a: start_from: 'b' is no run before it",
+        ),
+    ],
+)
+def test_a_broken_grid_is_refused_by_its_key(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_grid(write_grid(tmp_path, **changes))
+
+
+def test_a_wrong_override_is_refused_before_anything_starts(tmp_path: Path, monkeypatch, capsys) -> None:
+    grid = write_grid(tmp_path, runs=[{"name": "dw", "label": "DW", "config": f"{NANO} model.sse=true"}], groups=[])
+    with pytest.raises(ConfigError, match=r"runs: dw: command line: model\.sse: unknown key"):
+        check_configs(jobs(load_grid(grid), tmp_path / "runs", REPO))
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(grid), "--output", str(tmp_path / "runs")])
+    assert sweep.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_papers_grid_resolves_and_covers_every_ablation_table() -> None:
+    grid = load_grid(REPO / "configs" / "sweeps" / "ablations_nano.yaml")
+    check_configs(jobs(grid, Path("runs/grid"), REPO))
+    titles = " ".join(group.title for group in grid.groups)
+    assert all(f"Table {n}" in titles or f"and {n}" in titles for n in (4, 5, 6, 9, 10, 11, 12, 13))
+    assert "Figure 3" in titles
+    shown = {name for group in grid.groups for name in group.runs}
+    assert shown == {run.name for run in grid.runs}
+
+
+def test_a_sweep_trains_for_real_and_draws_its_curves(tmp_path: Path) -> None:
+    """The whole way with train_cls.py on eight images: two runs, then results, figure and curves."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("dark", "light"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for index in range(2):
+                pixels = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8) + (100 if name == "light" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    config = {
+        "model": {"name": "dw_conv_nano", "num_classes": 2, "img_size": 32, "depths": [1, 1], "num_heads": [1, 2]},
+        "data": {"root": str(tmp_path / "data"), "workers": 0, "mixup": {"prob": 0.0}},
+        "train": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0, "device": "cpu", "tensorboard": False},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    runs = [{"name": "dw", "label": "DW", "config": str(tmp_path / "tiny.yaml")}]
+    runs.append(
+        {"name": "next", "label": "next", "config": f"{tmp_path / 'tiny.yaml'} model.window_size=5", "start_from": "dw"}
+    )
+    grid = write_grid(tmp_path, seeds=[0], runs=runs, groups=[])
+    command = [sys.executable, "tools/sweep.py", str(grid), "--output", str(tmp_path / "runs"), "--jobs", "2"]
+    done = subprocess.run([*command, "--save", str(tmp_path / "kept.json")], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "kept.json").read_text())
+    assert [len(row["runs"]) for row in results["rows"]] == [1, 1]
+    assert results["rows"][0]["runs"][0]["cpu_seconds"] > 0
+    assert (tmp_path / "kept.png").stat().st_size > 1000
+    folders = [str(tmp_path / "runs" / name / "seed0") for name in ("dw", "next")]
+    drawn = subprocess.run(
+        [sys.executable, "tools/plot_curves.py", *folders, "--output", str(tmp_path / "curves.png"), "--labels", "a,b"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "curves.png").stat().st_size > 1000
