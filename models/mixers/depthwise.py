@@ -11,7 +11,7 @@ from models.layers.norms import build_norm, normalize
 from models.layers.pointwise import PointwiseConv
 from models.mixers import register_mixer
 from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties
+from models.mixers.properties import Properties, channel_sharing
 
 
 class DepthwiseMixer(Mixer):
@@ -68,5 +68,4 @@ class StaticDepthwise(DepthwiseMixer):
         groups = site.num_heads if share_channels else site.dim
         operator = DepthwiseConv(site.dim, window_size, groups=groups)
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
-        if share_channels:
-            self.properties = replace(self.properties, shared_channels="groups")
+        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))

@@ -1,6 +1,7 @@
 """I-Dynamic: weights computed at each position (inhomogeneous dynamic, appendix F and Table 11)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from models.mixers import register_mixer
 from models.mixers.base import Site
 from models.mixers.depthwise import DepthwiseMixer
 from models.mixers.dynamic_depthwise import resize_generator
-from models.mixers.properties import Properties
+from models.mixers.properties import Properties, channel_sharing
 from models.ops import generate_and_aggregate
 
 
@@ -75,6 +76,7 @@ class InhomogeneousDynamic(DepthwiseMixer):
         operator = InhomogeneousConv(site.dim, window_size, here)
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
         self.groups = here
+        self.properties = replace(self.properties, shared_channels=channel_sharing(here, site.dim))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.layers.resize import resize_window_weights
 from models.mixers import register_mixer
 from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties
+from models.mixers.properties import Properties, SharedPositions, channel_sharing
 from models.mixers.windows import from_windows, to_windows, window_shift
 
 
@@ -42,8 +42,9 @@ class StaticWindow(Mixer):
         self.value = nn.Linear(site.dim, site.dim)
         self.weight = nn.Parameter(trunc_normal_(torch.zeros(windows, site.num_heads, n, n), std=0.02))
         self.proj = nn.Linear(site.dim, site.dim)
-        if share_windows:
-            self.properties = replace(self.properties, shared_positions="between windows")
+        positions: SharedPositions = "between windows" if share_windows else "no"
+        channels = channel_sharing(site.num_heads, site.dim)
+        self.properties = replace(self.properties, shared_positions=positions, shared_channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])

@@ -1,5 +1,7 @@
 """Local attention of Swin: softmax attention inside (shifted) windows, with a relative position bias."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from models.layers.resize import resize_position_table
 from models.mixers import register_mixer
 from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties
+from models.mixers.properties import Properties, channel_sharing
 from models.mixers.windows import from_windows, shift_mask, to_windows, window_shift
 
 
@@ -53,6 +55,7 @@ class WindowAttention(Mixer):
             self.relative_position_bias_table = nn.Parameter(trunc_normal_(table, std=0.02))
             index = relative_position_index(self.window_size)
             self.register_buffer("relative_position_index", index, persistent=False)
+        self.properties = replace(self.properties, shared_channels=channel_sharing(site.num_heads, site.dim))
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])

@@ -1,0 +1,190 @@
+"""Declared properties are measured ones, Table 1 is the paper's, and a planted fault of each property is caught."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from models.mixers import Site, build_mixer, list_mixers, mixer_class
+from models.mixers.depthwise import StaticDepthwise
+from models.mixers.dynamic_depthwise import DynamicDepthwise
+from models.mixers.window_attention import WindowAttention
+from models.mixers.window_weights import FORMS
+from models.theory.catalog import LAYERS, TABLE_1, Setting
+from models.theory.layers import Convolution, FullyConnected, LowRankMLP
+from models.theory.measure import Measurement, measure
+from models.theory.table import measure_layer, row
+
+SETTING = Setting()
+SITE = SETTING.site()
+SHIFTED = Setting(shifted=True)
+WIDE = Setting(size=(8, 8), window=4, channels=4)
+
+
+def measured(layer: nn.Module, setting: Setting = SETTING) -> Measurement:
+    return measure(layer, setting.size, setting.channels)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_declared_is_measured(name: str) -> None:
+    layer = LAYERS[name]
+    assert measure_layer(layer, SETTING).properties == layer.build(SETTING).properties
+
+
+OPTIONS = [
+    ("window_attention", {"relative_position": False}, SHIFTED),
+    ("window_attention", {}, SHIFTED),
+    ("window_attention", {}, WIDE),
+    ("static_window", {}, SHIFTED),
+    ("static_window", {"share_windows": True}, SHIFTED),
+    ("static_window", {"share_windows": True}, WIDE),
+    ("dw_conv", {"share_channels": True}, WIDE),
+    ("dw_conv", {"window_pad": True}, SETTING),
+    ("d_dw_conv", {"window_pad": True}, SETTING),
+    ("d_dw_conv", {}, WIDE),
+    ("i_dynamic", {"groups": 1}, SETTING),
+    ("i_dynamic", {"groups": 8}, SETTING),
+    ("i_dynamic", {"groups": 2, "window_pad": True}, WIDE),
+    *[("conv_attention", {"form": form, "softmax": False}, SETTING) for form in FORMS],
+]
+
+
+@pytest.mark.parametrize(("name", "options", "setting"), OPTIONS)
+def test_declared_is_measured_for_each_option(name: str, options: dict, setting: Setting) -> None:
+    mixer = build_mixer(name, setting.site(), window_size=setting.window, **options)
+    result = measured(mixer, setting)
+    assert result.properties == mixer.properties
+    assert result.window == (setting.window, setting.window)
+
+
+@pytest.mark.parametrize("heads", [1, 8])
+@pytest.mark.parametrize("name", ["window_attention", "static_window", "conv_attention"])
+def test_one_head_shares_all_channels_and_a_head_a_channel_none(name: str, heads: int) -> None:
+    setting = Setting(heads=heads)
+    mixer = build_mixer(name, setting.site(), window_size=setting.window)
+    result = measured(mixer, setting)
+    assert result.properties == mixer.properties and result.channel_groups == heads
+    assert mixer.properties.shared_channels == ("all" if heads == 1 else "no")
+
+
+def test_every_mixer_of_the_zoo_is_measured() -> None:
+    built = {type(layer.build(SETTING)) for layer in LAYERS.values()}
+    assert {mixer_class(name) for name in list_mixers()} <= built
+
+
+def test_table_1_is_the_papers(repo: Path) -> None:
+    rows = yaml.safe_load((repo / "configs" / "tables" / "table1.yaml").read_text())["rows"]
+    assert [entry["key"] for entry in rows] == list(TABLE_1)
+    for entry in rows:
+        assert row(measure_layer(TABLE_1[entry["key"]], SETTING).properties) == entry["paper"], entry["key"]
+
+
+def test_windows_and_sliding_windows_are_told_apart() -> None:
+    assert measure_layer(LAYERS["local_attention"], SETTING).partition
+    assert not measure_layer(LAYERS["dw_conv"], SETTING).partition
+    assert measure_layer(LAYERS["static_window_shared"], SETTING).period == SETTING.window
+    assert measure_layer(LAYERS["low_rank_mlp"], SETTING).rank == 48
+
+
+# One planted fault for each property.
+
+
+class OneWeightUntied(Convolution):
+    """At one position one tap is larger than at the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        extra = torch.zeros_like(y)
+        extra[:, 2, 3, 1] = 1e-3 * x[:, 2, 2, 0]
+        return y + extra
+
+
+class LeakAcrossChannels(WindowAttention):
+    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
+        y = super()._attend(windows, bias)
+        return y + 1e-3 * y.roll(1, -1)
+
+
+class LeakAcrossWindows(WindowAttention):
+    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
+        y = super()._attend(windows, bias)
+        return y + 1e-3 * y.mean((1, 2), keepdim=True)
+
+
+class ChannelsOfAHeadDiffer(WindowAttention):
+    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
+        y = super()._attend(windows, bias)
+        return y * torch.linspace(1, 1.001, y.shape[-1], dtype=y.dtype)
+
+
+class SameKernels(nn.Module):
+    """A generator that does not look at the image."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(dim, kernel_size, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.expand(len(x), -1, -1, -1)
+
+
+class DynamicMadeStatic(DynamicDepthwise):
+    def __init__(self, site: Site, *, window_size: int) -> None:
+        super().__init__(site, window_size=window_size)
+        self.op.generator = SameKernels(site.dim, window_size)
+
+
+class StaticMadeDynamic(nn.Module):
+    """Scales a declared static operator by what it sees."""
+
+    def __init__(self, operator: nn.Module) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(x) * (1 + x.mean((1, 2), keepdim=True))
+
+
+class FullRank(LowRankMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1e-3 * x
+
+
+FAULTS = {
+    "shared_positions": (lambda: OneWeightUntied(8, 3), "no"),
+    "channels_connected": (lambda: LeakAcrossChannels(SITE, window_size=3), True),
+    "positions": (lambda: LeakAcrossWindows(SITE, window_size=3), "all"),
+    "shared_channels": (lambda: ChannelsOfAHeadDiffer(SITE, window_size=3), "no"),
+    "dynamic": (lambda: DynamicMadeStatic(SITE, window_size=3), False),
+    "low_rank": (lambda: FullRank(8, (6, 6), rank=20), False),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_fault_is_measured(name: str) -> None:
+    build, found = FAULTS[name]
+    layer = build()
+    result = measured(layer).properties
+    assert getattr(result, name) == found != getattr(layer.properties, name)
+    others = {key for key in FAULTS if key != name and getattr(result, key) != getattr(layer.properties, key)}
+    # Between connected channels there are more weights to compare, so a leak is seen there as well.
+    assert others <= ({"shared_channels"} if name == "channels_connected" else set())
+
+
+def test_weights_that_are_not_held_are_refused() -> None:
+    """A static mixer that in truth looks at the image is not linear in its values."""
+    mixer = build_mixer("dw_conv", SITE, window_size=3)
+    mixer.op = StaticMadeDynamic(mixer.op)
+    with pytest.raises(ValueError, match="StaticDepthwise: its map on the values is not linear"):
+        measured(mixer)
+
+
+def test_measuring_changes_nothing() -> None:
+    for layer in (StaticDepthwise(SITE, window_size=3).train(), FullyConnected(8, (6, 6)).eval()):
+        before = {key: value.clone() for key, value in layer.state_dict().items()}
+        training = layer.training
+        measured(layer)
+        assert layer.training == training and all(not m._forward_hooks for m in layer.modules())
+        assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())

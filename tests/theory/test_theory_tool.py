@@ -1,0 +1,65 @@
+"""tools/analyze_operator.py: its output is the measurement, and what a user mistypes is named on one line."""
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from models.mixers.depthwise import StaticDepthwise
+from tools import analyze_operator as tool
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["analyze_operator.py", *shlex.split(arguments)])
+    return tool.main()
+
+
+def test_json_of_a_mixer_with_options(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "static_window --set share_windows=true --shifted --json") == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["declared_equals_measured"] and entry["measured"] == entry["declared"]
+    assert entry["table1"]["share_positions"] == "between windows"
+    assert (entry["window"], entry["period"], entry["channel_groups"], entry["rank"]) == ([3, 3], 3, 2, 288)
+
+
+def test_table_1_is_printed(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--table1 --channels 4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11 and lines[-1].split()[0] == "I-Dynamic"
+    assert all(line.endswith("same") for line in lines[2:])
+
+
+def test_a_wrong_declaration_is_exit_status_1(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    build = StaticDepthwise.__init__
+
+    def boast(self: StaticDepthwise, *args: object, **options: object) -> None:
+        build(self, *args, **options)
+        self.properties = replace(self.properties, dynamic=True)
+
+    monkeypatch.setattr(StaticDepthwise, "__init__", boast)
+    assert run(monkeypatch, "dw_conv") == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("dw_cnv", "'dw_cnv' is not a layer, did you mean 'dw_conv'?"),
+        ("dw_conv --set share_chanels=true", "did you mean 'share_channels'?"),
+        ("dw_conv --set share_channels=maybe", "share_channels: 'maybe'"),
+        ("dw_conv --set share_channels", "'share_channels' is not of the form key=value"),
+        ("dw_conv --set 'share_channels=[1'", "not valid YAML"),
+        ("conv --set padding=zeros", "'conv' takes no options"),
+        ("conv_attention --set form=post_conf", "did you mean 'post_conv'?"),
+        ("dw_conv --size 7", "--size: 7 must be an even number of at least two windows of 3; try 6"),
+        ("dw_conv --channels 9", "--channels: 9 cannot be split evenly into 2 heads"),
+        ("dw_conv --channels 200", "--channels: 6x6 positions allow at most 113"),
+        ("dw_conv --heads 0", "--heads: must be at least 1, not 0"),
+        ("", "give a NAME"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: str, named: str, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error

@@ -1,0 +1,146 @@
+"""Measure operators: ``python tools/analyze_operator.py NAME ... [--set key=value] [--table1] [--all] [--json]``.
+
+What the operator applies to its values is taken as a matrix by autograd, and sparse connectivity, weight sharing and
+dynamic weight are read from the matrix alone. NAME is a mixer of the zoo (with options by ``--set``) or a layer of
+``--list``. Exit status 1 where a declared property is not the measured one.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.yaml_values import parse_value
+from models.mixers import list_mixers
+from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
+from models.theory.measure import Measurement
+from models.theory.table import COLUMNS, declared, measure_layer, row
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--table1", action="store_true", help="the rows of Table 1, and I-Dynamic")
+    parser.add_argument("--all", action="store_true", help="every layer and mixer")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the mixer")
+    parser.add_argument("--size", type=int, default=6, help="side of the map (default 6)")
+    parser.add_argument("--window", type=int, default=3, help="side of the window (default 3)")
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--shifted", action="store_true", help="as in a block whose windows are shifted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """The checked sizes. ValueError names the argument that cannot be measured."""
+    for name in ("window", "channels", "heads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name}: must be at least 1, not {getattr(args, name)}")
+    if args.channels % args.heads:
+        raise ValueError(f"--channels: {args.channels} cannot be split evenly into {args.heads} heads")
+    if args.size < 2 * args.window or args.size % args.window or args.size % 2:
+        nearest = 2 * args.window * max(1, round(args.size / (2 * args.window)))
+        raise ValueError(
+            f"--size: {args.size} must be an even number of at least two windows of {args.window}; try {nearest}"
+        )
+    if args.size**2 * args.channels > 4096:
+        most = max(1, 4096 // args.size**2)
+        raise ValueError(f"--channels: {args.size}x{args.size} positions allow at most {most}, the matrix is square")
+    return Setting(
+        size=(args.size, args.size),
+        window=args.window,
+        channels=args.channels,
+        heads=args.heads,
+        shifted=args.shifted,
+    )
+
+
+def chosen_layers(args: argparse.Namespace) -> dict[str, Layer]:
+    """The layers asked for, by name. ValueError names one that does not exist."""
+    chosen: dict[str, Layer] = {}
+    if args.table1:
+        chosen |= {**TABLE_1, "i_dynamic": MORE["i_dynamic"]}
+    if args.all:
+        chosen |= LAYERS
+    options = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set: '{text}' is not of the form key=value")
+        options[key] = parse_value(value, f"--set {key}")
+    chosen |= {name: find_layer(name, options) for name in args.names}
+    if not chosen:
+        raise ValueError("give a NAME, --table1 or --all (--list prints the names)")
+    return chosen
+
+
+def describe(name: str, layer: Layer, setting: Setting, seed: int) -> dict[str, Any]:
+    """One entry of the JSON output."""
+    result = measure_layer(layer, setting, seed=seed)
+    promised = declared(layer, setting)
+    return {
+        "name": name,
+        "label": layer.label,
+        "table1": row(result.properties),
+        "measured": vars(result.properties),
+        "declared_equals_measured": promised == result.properties,
+        "declared": vars(promised),
+        **numbers(result),
+    }
+
+
+def numbers(result: Measurement) -> dict[str, Any]:
+    """What the matrix says besides the properties."""
+    return {
+        "window": list(result.window),
+        "windows_see_each_other": not result.partition,
+        "period": result.period,
+        "channel_groups": result.channel_groups,
+        "rank": result.rank,
+        "neurons": result.neurons,
+    }
+
+
+def print_table(entries: list[dict[str, Any]]) -> None:
+    """Table 1 as measured, one row a layer."""
+    heads = ["layer", *COLUMNS.values(), "rank", "declared"]
+    rows = [
+        [
+            entry["label"],
+            *entry["table1"].values(),
+            f"{entry['rank']}/{entry['neurons']}",
+            "same" if entry["declared_equals_measured"] else "DIFFERS",
+        ]
+        for entry in entries
+    ]
+    widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
+    for line in [heads, ["-" * width for width in widths], *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def main() -> int:
+    args = arguments()
+    if args.list:
+        print("\n".join(sorted({*LAYERS, *list_mixers()})))
+        return 0
+    try:
+        setting = setting_of(args)
+        entries = [describe(name, layer, setting, args.seed) for name, layer in chosen_layers(args).items()]
+    except ValueError as error:
+        print(f"analyze_operator: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(entries, indent=1))
+    else:
+        print_table(entries)
+    return 0 if all(entry["declared_equals_measured"] for entry in entries) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
