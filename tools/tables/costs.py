@@ -1,5 +1,6 @@
 """What a row of the paper costs: its config is built without memory for values and counted."""
 
+import json
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,8 @@ from models import build_model
 from models.cost import model_cost
 from tools.tables.printed import COSTS
 from tools.tables.schema import ROOT, Proof, Row, Table, Task
+
+DENSE_COSTS = ROOT / "benchmarks" / "dense_costs.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ def row_config(config: str) -> Config:
     """
     path, *overrides = shlex.split(config)
     return load_config(ROOT / path, overrides, world_size=1)
+
+
+@cache
+def dense_costs() -> dict[str, dict[str, int]]:
+    """Parameters and MACs of the dense configs as tools/count_dense.py left them; empty where it has not run.
+
+    Raises:
+        ConfigError: the file is no such record.
+    """
+    if not DENSE_COSTS.is_file():
+        return {}
+    try:
+        return {
+            key: {"params": c["params"], "macs": c["macs"]}
+            for key, c in json.loads(DENSE_COSTS.read_text())["costs"].items()
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{DENSE_COSTS}: no record of tools/count_dense.py: {error}") from None
 
 
 @cache
@@ -63,10 +84,15 @@ def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, Proof]) -> Row
         ConfigError: the row's config cannot be used.
     """
     config = row.config_of(task)
-    if config is None or task != "classification":
+    if config is None:
         return None
     proof = proofs.get(config, Proof())
-    params, macs = count(config, proof.counter)
+    if task == "classification":
+        params, macs = count(config, proof.counter)
+    elif config in dense_costs():
+        params, macs = dense_costs()[config]["params"], dense_costs()[config]["macs"]
+    else:
+        return None
     values = {"params": params, "flops": macs}
     wanted = [(quantity, number) for quantity, number in proof.expected().items()]
     for column in table.columns:

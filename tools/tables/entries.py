@@ -1,6 +1,7 @@
 """The answer to "what of this row do we have": its cost, what was measured, its status and the command to train it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tools.tables.costs import RowCost, cost_of
@@ -48,8 +49,12 @@ class Entry:
 
     @property
     def command(self) -> str | None:
-        """What would train the row."""
-        return COMMANDS[self.task].format(config=self.config) if self.config else None
+        """What would train the row; rows that share a file and differ by overrides get folders of their own."""
+        if self.config is None:
+            return None
+        command = COMMANDS[self.task].format(config=self.config)
+        path, *overrides = self.config.split()
+        return f"{command} output=runs/{Path(path).stem}/{self.row.key}" if overrides else command
 
     def ours(self, column: Column) -> float | None:
         """Our value for a column: counted for costs, measured for the rest."""

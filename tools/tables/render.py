@@ -54,8 +54,8 @@ def shown_value(value: float | None, column: Column, row: Row) -> str:
 
 
 def status(entries: list[Entry]) -> str:
-    """The status of a row, with the task where there are several."""
-    if len(entries) == 1:
+    """The status of a row, by task where the tasks differ."""
+    if len({entry.status for entry in entries}) == 1:
         return entries[0].status
     return ", ".join(f"{entry.task} {entry.status}" for entry in entries)
 
