@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup setup-dense quickstart test test-slow check tables bench clean
+.PHONY: help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +38,12 @@ setup-dense: $(DENSE_STAMP)  ## add what detection and segmentation need (compil
 
 quickstart: $(CORE_STAMP)  ## train the four operators on MNIST-5k: table and figure
 	$(PY) tools/quickstart.py
+
+quickstart-detection quickstart-segmentation: quickstart-%: $(DENSE_STAMP)
+	$(PY) tools/quickstart_dense.py $*
+
+quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictures
+quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
 
 test: $(DEV_STAMP)  ## the whole default suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto

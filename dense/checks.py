@@ -82,14 +82,14 @@ def check_coco(dataset: ConfigDict, where: str, config: Config) -> None:
 
 
 def _check_categories(categories: list[dict[str, Any]], dataset: ConfigDict, path: Path) -> None:
-    classes = (dataset.get("metainfo") or {}).get("classes") or _default_classes(dataset, "mmdet")
+    classes = (dataset.get("metainfo") or {}).get("classes") or default_classes(dataset, "mmdet")
     names = {category["name"] for category in categories}
     for name in classes:
         if name not in names:
             raise UsageError(f"{path}: has no category {name!r}{nearest(str(name), names)}")
 
 
-def _default_classes(dataset: ConfigDict, scope: str) -> Sequence[str]:
+def default_classes(dataset: ConfigDict, scope: str) -> Sequence[str]:
     """The classes that a data set's own type declares."""
     from importlib import import_module
 

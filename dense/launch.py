@@ -16,6 +16,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+import dense.amp
+import dense.hooks  # noqa: F401  registers the hook for plain checkpoints
 from dense.arguments import (
     common_parser,
     load_config,
@@ -27,7 +29,7 @@ from dense.arguments import (
 )
 from dense.checks import check_checkpoint, check_config, check_datasets
 from dense.errors import UsageError
-from dense.weights import load_model
+from dense.weights import load_model, read_checkpoint
 
 
 def train(task: str, argv: list[str] | None = None) -> int:
@@ -46,6 +48,7 @@ def train(task: str, argv: list[str] | None = None) -> int:
     _set_pretrained(config, args.pretrained)
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
+    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}]
     build_runner(config).train()
     return 0
 
@@ -69,7 +72,7 @@ def test(task: str, argv: list[str] | None = None) -> int:
     for part in (config.model, config.model.get("backbone") or {}):
         part.pop("init_cfg", None)
     if args.show_dir:
-        config.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(args.show_dir).resolve()))
+        _set_show_dir(config, str(Path(args.show_dir).resolve()))
     if getattr(args, "multi_scale", False):
         _set_multi_scale(config)
     if not args.skip_data_check:
@@ -130,6 +133,8 @@ def _set_resume(config: Config, resume: str | None) -> None:
     else:
         check_checkpoint(resume)
         config.load_from = resume
+    if config.load_from:
+        read_checkpoint(config.load_from)  # refuses what the library would open unsafely
 
 
 def _set_pretrained(config: Config, pretrained: str | None) -> None:
@@ -145,6 +150,15 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
             "--pretrained FILE, or train from scratch with --pretrained none"
         )
+
+
+def _set_show_dir(config: Config, folder: str) -> None:
+    """Draw predictions into ``folder``; the libraries keep that in different places."""
+    if config.default_scope == "mmdet":
+        config.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    else:
+        config.default_hooks.visualization.update(draw=True, interval=1)
+        config.visualizer.update(name="show", save_dir=folder)
 
 
 def _set_multi_scale(config: Config) -> None:

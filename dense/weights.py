@@ -1,5 +1,6 @@
 """Weights of a whole detector or segmentor: read without running anything, loaded without anything left over."""
 
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,32 +14,54 @@ from torch import nn
 
 from models.checkpoint import CheckpointError, State, convert_state
 
-# What a checkpoint of the library holds beside tensors: its log's numbers.
-_PLAIN = [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+# What a checkpoint of the library holds beside tensors: the numbers of its log.
+_METHODS = ("min", "max", "current", "mean")
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr`` in the library's pickles: the statistics of its log buffers, and nothing else."""
+    if owner is not HistoryBuffer or name not in _METHODS:
+        raise UnpicklingError(f"getattr of {name!r}")
+    return getattr(HistoryBuffer, name)
+
+
+_PLAIN: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
 _PLAIN += [type(np.dtype(kind)) for kind in (np.uint32, np.float32, np.float64, np.int64)]
+_PLAIN += [(_history_method, "builtins.getattr"), (_history_method, "__builtin__.getattr")]
 
 
-def read_model(path: str | Path) -> tuple[State, dict[str, Any]]:
-    """The weights in a checkpoint of the library, of the authors or of Swin, and its meta data (as ``dataset_meta``).
-
-    The backbone's names become the zoo's. Pickles are opened with ``weights_only=True`` and nothing else.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint as it was saved; pickles are opened with ``weights_only=True`` and nothing else.
 
     Raises:
-        CheckpointError: the file is missing or cannot be read, or holds a backbone's key that no rule knows.
+        CheckpointError: the file is missing or holds more than weights and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
-            state, meta = load_file(path), {}
-        else:
-            with torch.serialization.safe_globals(_PLAIN):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            state, meta = content.get("state_dict", content), content.get("meta") or {}
+            return {"state_dict": load_file(path)}
+        with torch.serialization.safe_globals(_PLAIN):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
+        # torch's advice on loading unsafely is of no use here; what it found is.
+        found = re.search(r"(Unsupported \w+: \S+ \S+|getattr of \S+)", str(error))
+        reason = found[0] if found else str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
+    return content if "state_dict" in content else {"state_dict": content.get("model", content)}
+
+
+def read_model(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """The weights in a checkpoint of the library, of the authors or of Swin, and its meta data (as ``dataset_meta``).
+
+    The backbone's names become the zoo's.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`, or a key of the backbone that no rule knows.
+    """
+    content = read_checkpoint(path)
+    state, meta = content["state_dict"], content.get("meta") or {}
     head = "backbone."
     backbone = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
     if not backbone:

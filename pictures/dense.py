@@ -1,0 +1,99 @@
+"""A trained detector or segmentor as a function from an image to its objects or labels. Needs OpenMMLab."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+from dense.arguments import load_config
+from dense.errors import UsageError
+from dense.weights import load_model
+from pictures.predictions import Found, Labels, Objects
+
+
+def load_dense(config: str, checkpoint: str, *, threshold: float = 0.3) -> "Detector | Segmentor":
+    """The model of a detection or segmentation config with the weights of a checkpoint.
+
+    Raises:
+        UsageError, CheckpointError: the file is named.
+    """
+    settings = load_config(config, {})
+    settings.model.backbone.pop("init_cfg", None)
+    if settings.get("default_scope") == "mmdet":
+        return Detector(settings, checkpoint, threshold)
+    if settings.get("default_scope") == "mmseg":
+        return Segmentor(settings, checkpoint)
+    raise UsageError(f"config {config}: is neither for detection nor for segmentation")
+
+
+class Detector:
+    """Objects above ``threshold`` in an image."""
+
+    def __init__(self, config: Config, checkpoint: str, threshold: float) -> None:
+        from mmdet.apis import inference_detector, init_detector
+
+        self.threshold, self._infer = threshold, inference_detector
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a palette and a missing checkpoint: both come from here
+            self.model = init_detector(config, None, palette="random", device=_device())
+        self.names = _class_names(load_model(self.model, checkpoint), config)
+
+    def __call__(self, image: Image.Image) -> Objects:
+        """The objects in an image of any size, the surest first."""
+        result = self._infer(self.model, _bgr(image)).pred_instances.cpu().numpy()
+        masks = result.get("masks")
+        found = [
+            Found(
+                name=self.names[int(result.labels[i])],
+                index=int(result.labels[i]),
+                score=float(result.scores[i]),
+                box=tuple(float(value) for value in result.bboxes[i]),  # type: ignore[arg-type]
+                mask=None if masks is None else np.asarray(masks[i], bool),
+            )
+            for i in np.argsort(-result.scores)
+            if result.scores[i] >= self.threshold
+        ]
+        return Objects(found)
+
+
+class Segmentor:
+    """The class of each pixel of an image."""
+
+    def __init__(self, config: Config, checkpoint: str) -> None:
+        from mmseg.apis import inference_model, init_model
+
+        self._infer = inference_model
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.model = init_model(config, None, device=_device())
+        self.names = list(_class_names(load_model(self.model, checkpoint), config))
+
+    def __call__(self, image: Image.Image) -> Labels:
+        """The labels of an image of any size, at its own size."""
+        result = self._infer(self.model, _bgr(image)).pred_sem_seg.data.cpu().numpy()
+        return Labels(result[0].astype(np.int64), self.names)
+
+
+def _class_names(meta: dict, config: Config) -> Sequence[str]:
+    """The names that the checkpoint was trained with, else those of the config's test set."""
+    known = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
+    names = known.get("classes")
+    if not names:
+        from dense.arguments import datasets
+        from dense.checks import default_classes
+
+        dataset = next(datasets(config, "test"))
+        names = (dataset.get("metainfo") or {}).get("classes") or default_classes(dataset, config.default_scope)
+    return tuple(names)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _bgr(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])

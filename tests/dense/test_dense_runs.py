@@ -1,0 +1,156 @@
+"""Training, resuming and testing through the entry points, on a few scenes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, DefaultScope
+
+from dense.launch import test as run_test
+from dense.launch import train
+from dense.weights import CheckpointError, load_model, read_checkpoint, read_model
+
+pytestmark = pytest.mark.dense
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {
+    "detection": str(ROOT / "detection/configs/mask-rcnn_dw-conv-nano_fpn_scenes.py"),
+    "segmentation": str(ROOT / "segmentation/configs/upernet_dw-conv-nano_scenes.py"),
+}
+LOADERS = [
+    f"{split}_dataloader.{key}"
+    for split in ("train", "val", "test")
+    for key in ("num_workers=0", "persistent_workers=False", "batch_size=4")
+]
+SHORT = {
+    "detection": ["train_cfg.max_epochs={}", "default_hooks.checkpoint.interval=1", "default_hooks.logger.interval=1"],
+    "segmentation": [
+        "train_cfg.max_iters={}",
+        "train_cfg.val_interval=2",
+        "default_hooks.checkpoint.interval=2",
+        "default_hooks.logger.interval=1",
+    ],
+}
+
+
+def options(task: str, scenes: Path, work: Path, length: int) -> list[str]:
+    short = [option.format(length) for option in SHORT[task]]
+    return ["--data-root", str(scenes), "--work-dir", str(work), "--cfg-options", *LOADERS, *short]
+
+
+def losses(work: Path) -> list[float]:
+    """All training losses in the run folder's log files, in order."""
+    lines = [line for file in sorted(work.glob("*/vis_data/scalars.json")) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines if file_is_log(line)]
+    return [row["loss"] for row in rows]
+
+
+def file_is_log(line: str) -> bool:
+    return '"loss"' in line and "lr" in line
+
+
+@pytest.mark.parametrize("task,steps,metrics", [
+    ("detection", 4, ("coco/bbox_mAP_50", "coco/segm_mAP_50")),
+    ("segmentation", 2, ("mIoU", "aAcc")),
+])  # fmt: skip
+def test_trains_resumes_and_tests(task: str, steps: int, metrics, scenes: Path, tmp_path: Path, capfd) -> None:
+    work = tmp_path / "run"
+    first = 1 if task == "detection" else 2
+    amp = ["--amp", "bf16"] if task == "segmentation" else []
+    assert train(task, [CONFIGS[task], *amp, "--seed", "1", *options(task, scenes, work, first)]) == 0
+    assert len(losses(work)) == steps
+    assert train(task, [CONFIGS[task], *amp, "--resume", *options(task, scenes, work, 2 * first)]) == 0
+    found = losses(work)
+    assert len(found) == 2 * steps and all(0 < value < 20 for value in found)
+    last = (work / "last_checkpoint").read_text()
+    torch.load(last, weights_only=True)  # plain, without any exception
+    capfd.readouterr()
+    folder = tmp_path / "pictures"
+    arguments = [CONFIGS[task], last, "--data-root", str(scenes), "--work-dir", str(work), "--show-dir", str(folder)]
+    assert run_test(task, [*arguments, "--json", str(tmp_path / "m.json"), "--cfg-options", *LOADERS]) == 0
+    printed = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert printed == json.loads((tmp_path / "m.json").read_text())
+    assert all(0 <= printed[name] <= 100 for name in metrics)
+    assert len(list(folder.rglob("*.png"))) + len(list(folder.rglob("*.jpg"))) == 6
+
+
+def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:
+    """torchrun with two ranks over gloo on the CPU: the run ends with a checkpoint."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["segmentation/train.py", CONFIGS["segmentation"], *options("segmentation", scenes, tmp_path, 2)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(losses(tmp_path)) == 2
+    state, meta = read_model(tmp_path / "iter_2.pth")
+    assert meta["iter"] == 2 and all(value.isfinite().all() for value in state.values())
+
+
+def build(task: str) -> torch.nn.Module:
+    config = Config.fromfile(CONFIGS[task])
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return MODELS.build({**config.model, "_scope_": config.default_scope})
+
+
+def test_a_checkpoint_must_fit_without_rest(tmp_path: Path) -> None:
+    model = build("segmentation")
+    state = model.state_dict()
+    file = tmp_path / "model.pth"
+    torch.save({"state_dict": state}, file)
+    load_model(model, file)
+    changes = {
+        "left over": lambda s: s.update({"decode_head.extra": torch.ones(1)}),
+        "missing": lambda s: s.pop("decode_head.conv_seg.bias"),
+        "shape": lambda s: s.update({"decode_head.conv_seg.bias": torch.ones(5)}),
+    }
+    for word, change in changes.items():
+        broken = dict(state)
+        change(broken)
+        torch.save({"state_dict": broken}, file)
+        with pytest.raises(CheckpointError, match=f"model.pth does not fit.*{word}"):
+            load_model(model, file)
+    torch.save({"state_dict": {"head.weight": torch.ones(1)}}, file)
+    with pytest.raises(CheckpointError, match="no detector or segmentor"):
+        load_model(model, file)
+
+
+class Payload:
+    """A pickle that would create a file when it is opened."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+def test_a_pickle_runs_nothing(scenes: Path, tmp_path: Path) -> None:
+    """Neither testing nor resuming opens a pickle in the unsafe way."""
+    target, file = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({"state_dict": Payload(target)}, file)
+    work = options("segmentation", scenes, tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"evil\.pth: cannot be read"):
+        train("segmentation", [CONFIGS["segmentation"], "--resume", str(file), *work])
+    with pytest.raises(CheckpointError, match=r"evil\.pth: cannot be read"):
+        run_test("segmentation", [CONFIGS["segmentation"], str(file), *work[:4]])
+    assert not target.exists()
+
+
+def test_a_checkpoint_of_the_librarys_own_tools_is_read(tmp_path: Path) -> None:
+    """With the log buffers inside, which refer to methods of their class; any other reference is refused."""
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    buffer.mean()
+    file = tmp_path / "library.pth"
+    content = {"state_dict": {}, "message_hub": {"log_scalars": {"loss": buffer}}, "meta": {"epoch": 3}}
+    torch.save(content, file)
+    assert read_checkpoint(file)["meta"]["epoch"] == 3
+    buffer._statistics_methods["evil"] = HistoryBuffer.register_statistics
+    torch.save(content, file)
+    del buffer._statistics_methods["evil"]
+    with pytest.raises(CheckpointError, match="register_statistics"):
+        read_checkpoint(file)
