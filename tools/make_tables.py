@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError, hint
 from tools.sweeps import report
 from tools.tables import pages
-from tools.tables.entries import COST_WRONG, Entry, build_entries, load_entries
+from tools.tables.entries import Entry, build_entries, load_entries
 from tools.tables.measured import load_records
 from tools.tables.render import as_markdown, as_text
 from tools.tables.schema import ROOT, Table, load_proofs, load_tables, shown
@@ -56,8 +56,8 @@ def check(tables: list[Table]) -> int:
     found = pages.stale(pages.pages(), generators())
     for name, entries in load_entries(tables).items():
         for entry in entries:
-            if entry.status == COST_WRONG and entry.cost is not None:
-                found.append(f"table {name}, row {entry.row.key!r}: {'; '.join(entry.cost.wrong)}")
+            if entry.wrong:
+                found.append(f"table {name}, row {entry.row.key!r}: {'; '.join(entry.wrong)}")
     for line in found:
         print(f"make_tables: {line}", file=sys.stderr)
     if found:

@@ -177,6 +177,23 @@ def test_a_wrong_cost_is_found_and_fails_the_check(monkeypatch, capsys) -> None:
     assert "table 6, row 'swin': params: 28,288,354 is not 28,288,355" in capsys.readouterr().err
 
 
+def test_table_1_is_measured_on_the_operators() -> None:
+    found = build_entries(TABLES["1"], {}, [])
+    assert {entry.status for entry in found} == {"measured"}
+    assert found[0].command == "python tools/analyze_operator.py local_attention"
+    assert found[0].ours(TABLES["1"].columns[3]) == "per group"
+    row = found[0].row.model_copy(update={"operator": "dw_conv"})
+    (wrong, *_) = build_entries(TABLES["1"].model_copy(update={"rows": [row]}), {}, [])
+    assert wrong.status == "property differs"
+    assert "share_positions: measured 'yes' is not '-'" in wrong.wrong
+
+
+def test_rows_that_share_a_file_train_into_folders_of_their_own() -> None:
+    commands = [entry.command for entry in build_entries(TABLES["13"], {}, [])]
+    assert commands[0].endswith("model.name=timm:volo_d1_224 output=runs/comparison/volo_d1")
+    assert len(set(commands)) == len(commands)
+
+
 def test_misprints_show_both_values() -> None:
     table = load_table(make_tables.ROOT / "configs/tables/table13.yaml")
     text = as_markdown(TABLES["11"], build_entries(TABLES["11"], {}, []))

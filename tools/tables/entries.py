@@ -1,4 +1,4 @@
-"""The answer to "what of this row do we have": its cost, what was measured, its status and the command to train it."""
+"""The answer to "what of this row do we have": its cost, what was measured, status and command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,12 @@ from typing import Any
 
 from tools.tables.costs import RowCost, cost_of
 from tools.tables.measured import Record, load_records, measured_value, of_row
+from tools.tables.operators import measured_properties
 from tools.tables.printed import COSTS
 from tools.tables.schema import Column, Proof, Row, Table, Task, load_proofs
 
-NOT_RUN, COST_WRONG, COST_VERIFIED, EVALUATED, TRAINED = (
-    "not run",
-    "cost differs",
-    "cost verified",
-    "evaluated",
-    "trained",
-)
+NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
+MEASURED, PROPERTY_WRONG = "measured", "property differs"
 COMMANDS: dict[Task, str] = {
     "classification": "python train_cls.py --config {config}",
     "detection": "python detection/train.py {config}",
@@ -32,6 +28,7 @@ class Entry:
     task: Task
     cost: RowCost | None
     records: tuple[Record, ...]
+    properties: dict[str, str] | None = None
 
     @property
     def config(self) -> str | None:
@@ -41,25 +38,41 @@ class Entry:
     @property
     def status(self) -> str:
         """Derived, never stored: the most that was shown for this row."""
-        if self.cost is not None and self.cost.wrong:
+        if self.properties is not None:
+            return PROPERTY_WRONG if self.wrong else MEASURED
+        if self.wrong:
             return COST_WRONG
         if self.records:
             return self.records[0].kind
         return COST_VERIFIED if self.cost is not None and self.cost.checked else NOT_RUN
 
     @property
+    def wrong(self) -> tuple[str, ...]:
+        """What contradicts the paper, one text each."""
+        if self.properties is not None:
+            paper, ours = self.row.paper, self.properties
+            return tuple(
+                f"{key}: measured {ours[key]!r} is not {paper[key]!r}" for key in paper if ours[key] != paper[key]
+            )
+        return self.cost.wrong if self.cost is not None else ()
+
+    @property
     def command(self) -> str | None:
-        """What would train the row; rows that share a file and differ by overrides get folders of their own."""
+        """What would train the row, or measure its operator. Rows that share a config file get folders of their own."""
+        if self.row.operator is not None:
+            return f"python tools/analyze_operator.py {self.row.operator}"
         if self.config is None:
             return None
         command = COMMANDS[self.task].format(config=self.config)
         path, *overrides = self.config.split()
         return f"{command} output=runs/{Path(path).stem}/{self.row.key}" if overrides else command
 
-    def ours(self, column: Column) -> float | None:
+    def ours(self, column: Column) -> float | str | None:
         """Our value for a column: counted for costs, measured for the rest."""
         if column.task != self.task:
             return None
+        if self.properties is not None:
+            return self.properties[column.key]
         if column.quantity in COSTS and self.cost is not None:
             return self.cost.params if column.quantity == "params" else self.cost.macs
         return measured_value(list(self.records), column.quantity)
@@ -92,11 +105,13 @@ def build_entries(table: Table, proofs: dict[str, Proof], records: list[Record])
     Raises:
         ConfigError: a config of the table cannot be used.
     """
-    return [
-        Entry(table, row, task, cost_of(table, row, task, proofs), tuple(of_row(records, row.config_of(task), task)))
-        for row in table.rows
-        for task in table.tasks()
-    ]
+    entries = []
+    for row in table.rows:
+        properties = measured_properties(row.operator) if row.operator is not None else None
+        for task in table.tasks():
+            own = tuple(of_row(records, row.config_of(task), task))
+            entries.append(Entry(table, row, task, cost_of(table, row, task, proofs), own, properties))
+    return entries
 
 
 def load_entries(tables: list[Table]) -> dict[str, list[Entry]]:

@@ -9,7 +9,8 @@ UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9, "Gi": Dec
 NUMBER = re.compile(r"(?P<number>\d[\d,]*(?:\.\d+)?)(?P<unit>Gi|G|M|)")
 PERCENT = ("top1", "top5", "real", "box_ap", "box_ap50", "box_ap75", "mask_ap", "miou")
 COSTS = ("params", "flops")
-QUANTITIES = (*COSTS, *PERCENT, "throughput", "text")
+WORDS = ("text", "property")  # properties are words that can be measured
+QUANTITIES = (*COSTS, *PERCENT, "throughput", *WORDS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def parse_printed(text: str, quantity: str, flops_unit: str = "G") -> Printed | 
     Raises:
         ValueError: the text is no number of that quantity.
     """
-    if quantity == "text" or text == NOT_PRINTED:
+    if quantity in WORDS or text == NOT_PRINTED:
         return None
     match = NUMBER.fullmatch(text)
     if match is None:

@@ -42,10 +42,12 @@ def row_cells(table: Table, row: Row, entries: list[Entry]) -> list[str]:
     return found
 
 
-def shown_value(value: float | None, column: Column, row: Row) -> str:
+def shown_value(value: float | str | None, column: Column, row: Row) -> str:
     """Our value with more digits than the paper prints; "-" where there is none."""
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     if column.quantity == "params":
         return f"{value:,.0f}"
     if column.quantity == "flops":
@@ -69,8 +71,7 @@ def footnotes(table: Table, entries: list[Entry]) -> list[str]:
             text = f"printed {misprint.printed}, found {misprint.found}: {misprint.reason}"
             found.append(f"* {row.label} ({row.key}), {labels[key]}: {text}.")
     for entry in entries:
-        if entry.cost is not None:
-            found += [f"! {entry.row.key}: {text}" for text in entry.cost.wrong]
+        found += [f"! {entry.row.key}: {text}" for text in entry.wrong]
     quoted = [entry.row.label for entry in entries if entry.cost is not None and entry.cost.counter == "torch"]
     if quoted and any(column.quantity in COSTS for column in table.columns):
         names = ", ".join(dict.fromkeys(quoted))
@@ -91,16 +92,17 @@ def as_text(table: Table, entries: list[Entry]) -> str:
         output.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     output += ["", *footnotes(table, entries)] if footnotes(table, entries) else []
     commands = [f"  {entry.row.key}: {entry.command}" for entry in entries if entry.command]
-    output += ["", "To train:", *commands] if commands else []
+    output += ["", "To measure:" if entries[0].properties else "To train:", *commands] if commands else []
     return "\n".join(output)
 
 
 def as_markdown(table: Table, entries: list[Entry]) -> str:
     """For the docs: the same table with the config of each row in place of its command."""
-    lines = [[*line, "config"] for line in cells(table, entries)[:1]]
+    lines = [[*line, "operator" if entries[0].properties else "config"] for line in cells(table, entries)[:1]]
     for line, row in zip(cells(table, entries)[1:], table.rows, strict=True):
-        configs = dict.fromkeys(entry.config for entry in entries if entry.row.key == row.key and entry.config)
-        lines.append([*line, "<br>".join(f"`{config}`" for config in configs) or "-"])
+        own = [entry for entry in entries if entry.row.key == row.key]
+        sources = dict.fromkeys(entry.config or entry.row.operator for entry in own)
+        lines.append([*line, "<br>".join(f"`{source}`" for source in sources if source)])
     output = [markdown_row(lines[0]), markdown_row(["---"] * len(lines[0]))]
     for line, row in zip(lines[1:], table.rows, strict=True):
         if row.group:

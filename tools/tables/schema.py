@@ -49,12 +49,14 @@ class Row(Strict):
     """A row of the printed table: `paper` holds every column's text as printed, "-" where nothing is printed.
 
     `config` is what follows `--config` on the command line (a path and overrides), one text or one for each task.
+    `operator` is a layer of tools/analyze_operator.py, which measures the columns that are properties.
     """
 
     key: str = Field(pattern=r"^[a-z0-9_]+$")
     label: str
     group: str | None = None
     config: str | dict[Task, str] = Field(default_factory=dict)
+    operator: str | None = None
     paper: dict[str, str]
     misprints: dict[str, Misprint] = Field(default_factory=dict)
     flops_unit: Literal["G", "Gi"] = "G"
