@@ -92,7 +92,7 @@ def _fold_into_operator(operator: Any, norm: Any) -> bool:
         weight = operator.weight.double().repeat_interleave(operator.dim // operator.groups, dim=0)
         bias = _plus(operator.bias, shift, scale)
         operator.weight, operator.groups = constant(weight * scale[:, None, None], operator.weight), operator.dim
-    elif isinstance(operator, DynamicDepthwiseConv):
+    elif isinstance(operator, DynamicDepthwiseConv) and operator.generator.groups == len(scale):
         bias = _plus(operator.bias, shift, scale)
         expand: Any = operator.generator.expand
         scale = scale.repeat_interleave(operator.generator.kernel_size**2)

@@ -1,5 +1,7 @@
 """D-DW-Conv: depth-wise convolution with kernels computed from the image (homogeneous dynamic)."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,30 +12,31 @@ from models.layers.resize import resize_kernel
 from models.mixers import register_mixer
 from models.mixers.base import Site
 from models.mixers.depthwise import DepthwiseMixer
-from models.mixers.properties import Properties
+from models.mixers.properties import Properties, channel_sharing
 from models.ops import local_aggregate
 
 
 class ImageKernels(nn.Module):
-    """The k x k kernels of one image for each channel: (B, H, W, C) to (B, C, k, k) (section 2.4, appendix D).
+    """The k x k kernels of one image for each channel group: (B, H, W, C) to (B, G, k, k) (section 2.4, appendix D).
 
-    Global average pool, 1x1 conv C to C/4, BN, ReLU, 1x1 conv C/4 to C*k*k with bias; no sigmoid. The BN sees one
+    Global average pool, 1x1 conv C to C/4, BN, ReLU, 1x1 conv C/4 to G*k*k with bias; no sigmoid. The paper has a group
+    for each channel. The BN sees one
     vector per image; a training batch of one image has no variance, and such a batch is normalised with the running
     statistics, so that the last odd batch of an epoch or a dense crop does not stop a run.
     """
 
-    def __init__(self, dim: int, kernel_size: int, *, reduction: int = 4) -> None:
+    def __init__(self, dim: int, kernel_size: int, groups: int, *, reduction: int = 4) -> None:
         super().__init__()
-        self.dim, self.kernel_size = dim, kernel_size
+        self.groups, self.kernel_size = groups, kernel_size
         self.pool = GlobalAvgPool()
         self.reduce = PointwiseConv(dim, dim // reduction)
         self.norm = nn.BatchNorm2d(dim // reduction)
         self.act = nn.ReLU()
-        self.expand = PointwiseConv(dim // reduction, dim * kernel_size**2, bias=True)
+        self.expand = PointwiseConv(dim // reduction, groups * kernel_size**2, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self._normalize(self.reduce(self.pool(x))))
-        return self.expand(hidden).view(-1, self.dim, self.kernel_size, self.kernel_size)
+        return self.expand(hidden).view(-1, self.groups, self.kernel_size, self.kernel_size)
 
     def _normalize(self, hidden: Tensor) -> Tensor:
         norm = self.norm
@@ -51,9 +54,11 @@ def _spans_ranks(norm: nn.Module) -> bool:
 class DynamicDepthwiseConv(nn.Module):
     """Depth-wise convolution of (B, H, W, C) with the kernels that ``generator`` gives for each image, plus a bias."""
 
-    def __init__(self, dim: int, kernel_size: int) -> None:
+    def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
         super().__init__()
-        self.generator = ImageKernels(dim, kernel_size)
+        if dim % groups:
+            raise ValueError(f"num_heads: {dim} channels cannot be split evenly into {groups} groups")
+        self.generator = ImageKernels(dim, kernel_size, groups)
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +67,10 @@ class DynamicDepthwiseConv(nn.Module):
 
 @register_mixer("d_dw_conv")
 class DynamicDepthwise(DepthwiseMixer):
-    """D-DW-Conv (section 2.4): a kernel per channel and image, the same at every position."""
+    """D-DW-Conv (section 2.4): a kernel per channel and image, the same at every position.
+
+    With ``share_channels`` the kernels are shared within as many channel groups as Swin has heads (Table 10).
+    """
 
     properties = Properties(
         positions="local window",
@@ -72,14 +80,18 @@ class DynamicDepthwise(DepthwiseMixer):
         dynamic=True,
     )
 
-    def __init__(self, site: Site, *, window_size: int = 7, window_pad: bool = False) -> None:
-        operator = DynamicDepthwiseConv(site.dim, window_size)
+    def __init__(
+        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
+    ) -> None:
+        groups = site.num_heads if share_channels else site.dim
+        operator = DynamicDepthwiseConv(site.dim, window_size, groups)
         super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
-        self.dim = site.dim
+        self.groups = groups
+        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
-            return resize_generator(value, self.dim, self.window_size)
+            return resize_generator(value, self.groups, self.window_size)
         return None
 
 

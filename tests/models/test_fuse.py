@@ -50,7 +50,12 @@ def test_same_logits_without_batch_norm(name: str, overrides: dict[str, object])
 
 
 @pytest.mark.parametrize(
-    ("name", "mixer_args"), [("dw_conv_nano", {"share_channels": True}), ("d_dw_conv_nano", {"window_pad": True})]
+    ("name", "mixer_args"),
+    [
+        ("dw_conv_nano", {"share_channels": True}),
+        ("d_dw_conv_nano", {"window_pad": True}),
+        ("d_dw_conv_nano", {"share_channels": True}),
+    ],
 )
 def test_options_of_the_operators(name: str, mixer_args: dict[str, object]) -> None:
     model = _trained(name, mixer_args=mixer_args)

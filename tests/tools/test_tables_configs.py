@@ -148,3 +148,14 @@ def test_a_wrong_config_of_a_row_is_refused_by_name() -> None:
         row_config("configs/imagenet/swin_tiny.yaml model.sse=true")
     with pytest.raises(ConfigError, match="timm has no model 'resnet5000'"):
         count("configs/comparison.yaml model.name=timm:resnet5000", "paper")
+
+
+def test_se_extra_convolution_and_channel_sharing_are_options_of_any_depthwise_block() -> None:
+    for name in ("dw_conv_tiny", "d_dw_conv_tiny", "i_dynamic_tiny"):
+        sharing = "mixer_args.groups=4" if name.startswith("i_") else "mixer_args.share_channels=true"
+        plain = built(f"configs/imagenet/{name}.yaml")
+        shared = built(f"configs/imagenet/{name}.yaml model.{sharing}")
+        more = built(f"configs/imagenet/{name}.yaml model.se=true model.extra_dw=true")
+        fewer, all_, most = (sum(p.numel() for p in model.parameters()) for model in (shared, plain, more))
+        assert fewer < all_ < most, name
+        assert shared(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 1000)
