@@ -14,7 +14,7 @@ ZERO = 1e-14
 """Weights below this part of the largest are no connection."""
 EQUAL = 1e-9
 """Weights that differ by less than this part of the largest are shared."""
-DRAWS = 4
+DRAWS = 16
 """Random sets of parameters on which a layer must keep its weights between images to be called static."""
 RANK = 1e-11
 """Singular values below this part of the largest do not count."""
@@ -49,10 +49,11 @@ def measure(layer: nn.Module, size: tuple[int, int], channels: int, *, seed: int
     generator = torch.Generator().manual_seed(seed)
     for _ in range(DRAWS):
         copied = generic_copy(layer, generator)
-        images = [torch.randn(1, *size, channels, dtype=torch.float64, generator=generator) for _ in range(2)]
-        first, second = (connection_matrix(ValueMap(copied, x), (*size, channels), torch.float64) for x in images)
-        if _dynamic(first, second):
+        images = torch.randn(3, 1, *size, channels, dtype=torch.float64, generator=generator)
+        maps = [ValueMap(copied, x) for x in images[:2]]
+        if _dynamic(*(apply(images[2]).detach() for apply in maps)):
             break
+    first, second = (connection_matrix(apply, (*size, channels), torch.float64) for apply in maps)
     return examine(first, second, size)
 
 
