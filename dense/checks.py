@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image, UnidentifiedImageError
 
 from dense.arguments import datasets
@@ -91,10 +93,6 @@ def _check_categories(categories: list[dict[str, Any]], dataset: ConfigDict, pat
 
 def default_classes(dataset: ConfigDict, scope: str) -> Sequence[str]:
     """The classes that a data set's own type declares."""
-    from importlib import import_module
-
-    from mmengine.registry import DATASETS, DefaultScope
-
     import_module(f"{scope}.datasets")
     with DefaultScope.overwrite_default_scope(scope):
         kind = DATASETS.get(dataset.type)

@@ -1,13 +1,17 @@
 """A trained detector or segmentor as a function from an image to its objects or labels. Needs OpenMMLab."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
+from torch import nn
 
-from dense.arguments import load_config
+from dense.arguments import datasets, load_config
+from dense.checks import default_classes
 from dense.errors import UsageError
 from dense.weights import load_model
 from pictures.predictions import Found, Labels, Objects
@@ -32,17 +36,16 @@ class Detector:
     """Objects above ``threshold`` in an image."""
 
     def __init__(self, config: Config, checkpoint: str, threshold: float) -> None:
-        from mmdet.apis import inference_detector, init_detector
+        from mmdet.apis import inference_detector
 
         self.threshold, self._infer = threshold, inference_detector
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a palette and a missing checkpoint: both come from here
-            self.model = init_detector(config, None, palette="random", device=_device())
+        self.model = _build(config)
         self.names = _class_names(load_model(self.model, checkpoint), config)
 
     def __call__(self, image: Image.Image) -> Objects:
         """The objects in an image of any size, the surest first."""
-        result = self._infer(self.model, _bgr(image)).pred_instances.cpu().numpy()
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            result = self._infer(self.model, _bgr(image)).pred_instances.cpu().numpy()
         masks = result.get("masks")
         found = [
             Found(
@@ -62,17 +65,16 @@ class Segmentor:
     """The class of each pixel of an image."""
 
     def __init__(self, config: Config, checkpoint: str) -> None:
-        from mmseg.apis import inference_model, init_model
+        from mmseg.apis import inference_model
 
         self._infer = inference_model
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.model = init_model(config, None, device=_device())
+        self.model = _build(config)
         self.names = list(_class_names(load_model(self.model, checkpoint), config))
 
     def __call__(self, image: Image.Image) -> Labels:
         """The labels of an image of any size, at its own size."""
-        result = self._infer(self.model, _bgr(image)).pred_sem_seg.data.cpu().numpy()
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            result = self._infer(self.model, _bgr(image)).pred_sem_seg.data.cpu().numpy()
         return Labels(result[0].astype(np.int64), self.names)
 
 
@@ -81,18 +83,18 @@ def _class_names(meta: dict, config: Config) -> Sequence[str]:
     known = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
     names = known.get("classes")
     if not names:
-        from dense.arguments import datasets
-        from dense.checks import default_classes
-
         dataset = next(datasets(config, "test"))
         names = (dataset.get("metainfo") or {}).get("classes") or default_classes(dataset, config.default_scope)
     return tuple(names)
 
 
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def _build(config: Config) -> nn.Module:
+    """The model on the GPU where there is one, ready for the library's inference function."""
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        model = MODELS.build({**config.model, "_scope_": config.default_scope})
+    model = revert_sync_batchnorm(model).to("cuda:0" if torch.cuda.is_available() else "cpu").eval()
+    model.cfg = config
+    return model
 
 
 def _bgr(image: Image.Image) -> np.ndarray:

@@ -10,15 +10,15 @@ model = dict(
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=11, norm_cfg=_bn),
 )
 
-train_cfg = dict(max_iters=1200, val_interval=1200)
+train_cfg = dict(max_iters=800, val_interval=400)
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="PolyLR", eta_min=1e-5, power=1.0, by_epoch=False, begin=50, end=1200),
+    dict(type="PolyLR", eta_min=1e-5, power=1.0, by_epoch=False, begin=50, end=800),
 ]
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1200, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=400, max_keep_ckpts=1))
