@@ -17,6 +17,11 @@ _LOOP_POSITIONS = 1024
 _PLANE_POSITIONS = 512
 
 
+def _reach(kernel: int, before: int, size: int) -> slice:
+    """The taps of one direction that can meet the map at all: on a 2x2 map 3 of 7, the rest only ever see padding."""
+    return slice(max(0, before - size + 1), min(kernel, before + size))
+
+
 def _pad(x: Tensor, kernel: tuple[int, int], before: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
     """x (B, C, H, W) padded as far as the convolution cannot do it itself, and the padding left to it."""
     after = kernel[0] - 1 - before[0], kernel[1] - 1 - before[1]
@@ -47,7 +52,10 @@ def _convolve_images(x: Tensor, weight: Tensor, bias: Tensor | None, before: tup
 
 
 def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int, int]) -> Tensor:
-    weight = weight.to(x.dtype).repeat_interleave(x.shape[-1] // weight.shape[-3], dim=-3)
+    rows = _reach(weight.shape[-2], before[0], x.shape[1])
+    columns = _reach(weight.shape[-1], before[1], x.shape[2])
+    before = before[0] - rows.start, before[1] - columns.start
+    weight = weight[..., rows, columns].to(x.dtype).repeat_interleave(x.shape[-1] // weight.shape[-3], dim=-3)
     bias = None if bias is None else bias.to(x.dtype)
     convolve = _convolve if weight.dim() == 3 else _convolve_images
     out = convolve(x.contiguous().permute(0, 3, 1, 2), weight, bias, before)
@@ -67,14 +75,26 @@ def shared_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient for weight (G, k, k) or (B, G, k, k).
+    """The gradient for weight (G, k, k) or (B, G, k, k); taps that never meet the map have none."""
+    (top, _), (left, _) = same_padding(weight.shape[-2]), same_padding(weight.shape[-1])
+    rows, columns = _reach(weight.shape[-2], top, x.shape[1]), _reach(weight.shape[-1], left, x.shape[2])
+    total = torch.zeros_like(weight)
+    total[..., rows, columns] = _live_grad_weight(
+        grad, x, weight[..., rows, columns], (top - rows.start, left - columns.start)
+    )
+    return total
+
+
+def _live_grad_weight(grad: Tensor, x: Tensor, weight: Tensor, before: tuple[int, int]) -> Tensor:
+    """The gradient for a kernel all of whose taps meet the map.
 
     For one row offset i, the product over all rows of grad (W, rows) and the padded map (rows, W + k - 1) holds the sum
     for column offset j on its j-th diagonal.
     """
     batch, height, width, channels = x.shape
     groups, kernel_height, kernel_width = weight.shape[-3:]
-    (top, bottom), (left, right) = same_padding(kernel_height), same_padding(kernel_width)
+    top, left = before
+    bottom, right = kernel_height - 1 - top, kernel_width - 1 - left
     per_image = weight.dim() == 4 or height * width > _PLANE_POSITIONS
     # Planes (C, H, B, W), or (B, C, H, W): the rows that one offset pairs lie one after the other.
     order = (0, 3, 1, 2) if per_image else (3, 1, 0, 2)
