@@ -45,10 +45,10 @@ quickstart-detection quickstart-segmentation: quickstart-%: $(DENSE_STAMP)
 quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictures
 quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
 
-test: $(DEV_STAMP)  ## the whole default suite
+test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
-test-slow: $(DEV_STAMP)  ## the tests that take minutes each
+test-slow: $(DEV_STAMP) $(DENSE_STAMP)  ## the tests that take minutes each
 	$(PY) -m pytest -m slow
 
 check: $(DEV_STAMP)  ## lint, format and types

@@ -1,7 +1,6 @@
 """The 16 dense rows of Tables 3 and 11: parameters and FLOPs as measured on the authors' models and as printed."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from dense.cost import dense_cost
+from tools import model_cost
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,11 +37,13 @@ def test_costs_are_the_papers(model: str, task: int) -> None:
     assert (round(cost.params / 1e6, 3), round(cost.macs / 1e9, 3)) == ROWS[model][task]
 
 
-def test_the_tool_measures_a_dense_config() -> None:
-    config = PATTERNS[1].format("dw-conv-tiny")
-    command = [sys.executable, "tools/model_cost.py", config, "--counter", "paper", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    (row,) = json.loads(done.stdout)
+def test_the_tool_measures_a_dense_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    config = str(ROOT / PATTERNS[1].format("dw-conv-tiny"))
+    monkeypatch.setattr(sys, "argv", ["model_cost.py", config, "--counter", "paper", "--json"])
+    assert model_cost.main() == 0
+    (row,) = json.loads(capsys.readouterr().out)
     assert row["params"] == 55_826_252 and round(row["macs"] / 1e9, 3) == 927.910
-    done = subprocess.run([*command[:2], "segmentation/configs/upernet_x.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "upernet_x.py" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["model_cost.py", config.replace("dw-conv", "dw-conf")])
+    assert model_cost.main() == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "dw-conf" in error[0] and "upernet_dw-conv-tiny" in error[0]
