@@ -3,18 +3,13 @@
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from engine.config import load_config
 from engine.errors import ConfigError, hint
 from engine.schema import Config
 from engine.yaml_values import read_mapping
-
-
-class Strict(BaseModel):
-    """No unknown keys, no conversion from one type to another, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from tools.strict import Strict
 
 
 class RunSpec(Strict):

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 from engine.errors import ConfigError
 from engine.files import write_atomic
 from engine.yaml_values import read_mapping
-from tools.tables.schema import MEASURED, TABLES, Strict, Task, describe, shown
+from tools.strict import Strict
+from tools.tables.schema import MEASURED, TABLES, Task, describe, shown
 
 HEADER = """\
 # Written by tools/record_result.py from the records of runs. Not edited by hand: every record carries its own digest.

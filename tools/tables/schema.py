@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engine.errors import ConfigError, hint
 from engine.yaml_values import read_mapping
+from tools.strict import Strict
 from tools.tables.printed import QUANTITIES, Printed, parse_printed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,12 +15,6 @@ TABLES = ROOT / "configs" / "tables"
 PROOFS = "proofs.yaml"
 MEASURED = "measured.yaml"
 Task = Literal["classification", "detection", "segmentation"]
-
-
-class Strict(BaseModel):
-    """No unknown keys, no conversion from one type to another, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Column(Strict):
