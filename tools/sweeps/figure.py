@@ -1,4 +1,7 @@
-"""The figure of a sweep: one panel for each group, mean and standard deviation over the seeds."""
+"""The figure of a sweep: one panel for each group, mean and standard deviation over the seeds.
+
+Faint bars show what the size of the test set alone leaves open (95%), so that nobody reads noise as an answer.
+"""
 
 import math
 from pathlib import Path
@@ -34,9 +37,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
     )
     for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
+    shown = [rows[name] for group in groups for name in group.runs if rows[name]["top1_mean"] is not None]
+    limits = common_limits(shown)
     for axis, group in zip(axes.flat, groups, strict=False):
         done = [(index, rows[name]) for index, name in enumerate(group.runs) if rows[name]["top1_mean"] is not None]
         (curve if group.x else dots)(axis, group, done)
+        (axis.set_ylim if group.x else axis.set_xlim)(limits)
         axis.set_title(group.title, fontsize=10, loc="left")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -56,10 +62,27 @@ def spreads(done: list[tuple[int, dict[str, Any]]]) -> list[float]:
     return [row["top1_std"] or 0.0 for _, row in done]
 
 
+def sampling_error(row: dict[str, Any]) -> float:
+    """Half the 95% interval, in points, of an accuracy that was measured on this many images."""
+    share = row["top1_mean"] / 100
+    return 196 * math.sqrt(share * (1 - share) / row["runs"][0]["eval_images"])
+
+
+def common_limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """One range for all panels, so that a difference has the same length everywhere."""
+    errors = [max(sampling_error(row), row["top1_std"] or 0.0) for row in rows]
+    low = min((row["top1_mean"] - error for row, error in zip(rows, errors, strict=True)), default=0.0)
+    high = max((row["top1_mean"] + error for row, error in zip(rows, errors, strict=True)), default=100.0)
+    margin = 0.05 * (high - low) + 0.1
+    return low - margin, high + margin
+
+
 def curve(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> None:
     """Accuracy over a quantity, as in Figure 3."""
     assert group.x is not None
     x = [group.x[index] for index, _ in done]
+    wide = [sampling_error(row) for _, row in done]
+    axis.errorbar(x, [row["top1_mean"] for _, row in done], wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
     axis.errorbar(x, [row["top1_mean"] for _, row in done], spreads(done), marker="o", color=COLOUR, capsize=3)
     axis.set_xscale("log", base=2)
     axis.set_xticks(group.x, [f"{value:g}" for value in group.x])
@@ -76,8 +99,9 @@ def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> No
         seeds = [run["top1"] for run in row["runs"]]
         axis.plot(seeds, [height] * len(seeds), ".", color=COLOUR, alpha=0.35)
     means = [row["top1_mean"] for _, row in done]
+    wide = [sampling_error(row) for _, row in done]
+    axis.errorbar(means, y, xerr=wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
     axis.errorbar(means, y, xerr=spreads(done), fmt="o", color=COLOUR, capsize=3)
     axis.set_yticks(y, labels, fontsize=9)
     axis.set_ylim(len(done) - 0.5, -0.5)
     axis.set_xlabel("top-1 (%)")
-    axis.margins(x=0.15)

@@ -21,6 +21,7 @@ KEPT = (
     "top1",
     "top5",
     "best_top1",
+    "eval_images",
     "images_per_second",
     "train_seconds",
     "epochs",
