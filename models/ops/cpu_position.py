@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.reference import accumulation_dtype, same_padding
+from models.ops.reference import accumulation_dtype, reach, same_padding
 
 # Weights of one block, in elements. Larger blocks pay fewer calls, smaller ones stay nearer to the core.
 BLOCK_WEIGHTS = 1_500_000
@@ -165,10 +165,19 @@ class _Generator:
         return taps.view(self.shape.taps, block.last - block.first, rows, self.shape.line).to(dtype)
 
 
+def _live(rows: Tensor, x: Tensor, groups: int, kernel: int) -> Tensor:
+    """A view (G, k', k', ...) of the generator's rows (G*k*k, ...) whose taps can meet the map of x."""
+    taps = reach(kernel, same_padding(kernel)[0], max(x.shape[1], x.shape[2]))
+    return rows.view(groups, kernel, kernel, *rows.shape[1:])[:, taps, taps]
+
+
 def generate_and_aggregate(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> Tensor:
     """x (B, H, W, C), hidden (B, H, W, D), weight (G*k*k, D), bias (G*k*k,) or None -> (B, H, W, C)."""
+    weight = _live(weight, x, groups, kernel)
+    bias = None if bias is None else _live(bias, x, groups, kernel).flatten()
+    kernel, weight = weight.shape[1], weight.flatten(0, 2)
     shape = _shape(x, groups, kernel, kernel)
     generator = _Generator(hidden, weight, bias, shape)
     planes = _to_planes(x, shape, padded=True)
@@ -182,6 +191,20 @@ def generate_and_aggregate_backward(
     grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients for x, hidden, weight and bias; each block's weights are made again."""
+    live_weight, live_bias = _live(weight, x, groups, kernel), None if bias is None else _live(bias, x, groups, kernel)
+    grad_x, grad_hidden, rows, shifts = _generated_backward(grad, x, hidden, live_weight, live_bias)
+    grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(weight.shape[0])
+    _live(grad_weight, x, groups, kernel).copy_(rows)
+    _live(grad_bias, x, groups, kernel).copy_(shifts)
+    return grad_x, grad_hidden, grad_weight, grad_bias if bias is None else grad_bias.to(bias.dtype)
+
+
+def _generated_backward(
+    grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for weight (G, k, k, D) and bias (G, k, k), in the accumulation dtype for these two."""
+    groups, kernel = weight.shape[:2]
+    weight, bias = weight.flatten(0, 2), None if bias is None else bias.flatten()
     shape = _shape(x, groups, kernel, kernel)
     generator = _Generator(hidden, weight, bias, shape)
     planes, grad_out = _to_planes(x, shape, padded=True), _to_planes(grad, shape, padded=False)
@@ -200,8 +223,6 @@ def generate_and_aggregate_backward(
         target = grad_hidden[block.first : block.last, block.top : block.bottom]
         target.copy_((by_position @ rows).view_as(target))
         grad_rows += by_position.t() @ inputs
-    grad_weight = grad_rows.view(shape.taps, groups, -1).transpose(0, 1).reshape(weight.shape)
-    grad_bias = grad_bias.view(shape.taps, groups).t().reshape(-1)
-    bias_dtype = weight.dtype if bias is None else bias.dtype
-    grad_x = _from_planes(_crop(grad_planes, shape), shape, x.dtype)
-    return grad_x, grad_hidden, grad_weight.to(weight.dtype), grad_bias.to(bias_dtype)
+    grad_weight = grad_rows.view(shape.taps, groups, -1).transpose(0, 1).reshape(groups, kernel, kernel, -1)
+    grad_bias = grad_bias.view(shape.taps, groups).t().reshape(groups, kernel, kernel)
+    return _from_planes(_crop(grad_planes, shape), shape, x.dtype), grad_hidden, grad_weight, grad_bias

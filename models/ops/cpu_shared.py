@@ -9,17 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.reference import same_padding
+from models.ops.reference import reach, same_padding
 
 # Above this number of positions one convolution per image is faster than moving the images into the channels.
 _LOOP_POSITIONS = 1024
 # Above this number one matrix product per image and channel is faster than one per channel.
 _PLANE_POSITIONS = 512
-
-
-def _reach(kernel: int, before: int, size: int) -> slice:
-    """The taps of one direction that can meet the map at all: on a 2x2 map 3 of 7, the rest only ever see padding."""
-    return slice(max(0, before - size + 1), min(kernel, before + size))
 
 
 def _pad(x: Tensor, kernel: tuple[int, int], before: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -52,8 +47,8 @@ def _convolve_images(x: Tensor, weight: Tensor, bias: Tensor | None, before: tup
 
 
 def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int, int]) -> Tensor:
-    rows = _reach(weight.shape[-2], before[0], x.shape[1])
-    columns = _reach(weight.shape[-1], before[1], x.shape[2])
+    rows = reach(weight.shape[-2], before[0], x.shape[1])
+    columns = reach(weight.shape[-1], before[1], x.shape[2])
     before = before[0] - rows.start, before[1] - columns.start
     weight = weight[..., rows, columns].to(x.dtype).repeat_interleave(x.shape[-1] // weight.shape[-3], dim=-3)
     bias = None if bias is None else bias.to(x.dtype)
@@ -77,7 +72,7 @@ def shared_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
 def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The gradient for weight (G, k, k) or (B, G, k, k); taps that never meet the map have none."""
     (top, _), (left, _) = same_padding(weight.shape[-2]), same_padding(weight.shape[-1])
-    rows, columns = _reach(weight.shape[-2], top, x.shape[1]), _reach(weight.shape[-1], left, x.shape[2])
+    rows, columns = reach(weight.shape[-2], top, x.shape[1]), reach(weight.shape[-1], left, x.shape[2])
     total = torch.zeros_like(weight)
     total[..., rows, columns] = _live_grad_weight(
         grad, x, weight[..., rows, columns], (top - rows.start, left - columns.start)

@@ -14,6 +14,11 @@ def same_padding(kernel: int) -> tuple[int, int]:
     return (kernel - 1) // 2, kernel // 2
 
 
+def reach(kernel: int, before: int, size: int) -> slice:
+    """The taps of one direction that can meet the map at all: on a 2x2 map 3 of 7, the rest only ever see padding."""
+    return slice(max(0, before - size + 1), min(kernel, before + size))
+
+
 def pad_positions(x: Tensor, kernel_height: int, kernel_width: int) -> Tensor:
     """Zero-pad H and W of x (B, H, W, C) for a kernel that keeps the size."""
     return F.pad(x, (0, 0, *same_padding(kernel_width), *same_padding(kernel_height)))
