@@ -1,0 +1,75 @@
+"""Train the four operators on MNIST-5k: ``python tools/quickstart.py [section.key=value ...]`` (``make quickstart``).
+
+The same code path as ImageNet training with other YAML: configs/quickstart/. Ends with a table and a figure of the
+training curves. Run again, it goes on where it was stopped, or says that all is finished.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import cli
+from engine.config import Config, load_config
+from engine.trainer import train
+from tools.model_cost import measure
+from tools.plot_curves import draw, read_curve
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "quickstart"
+OPERATORS = {
+    "Swin (local attention)": "swin_nano",
+    "DW-Conv": "dw_conv_nano",
+    "D-DW-Conv (dynamic)": "d_dw_conv_nano",
+    "I-Dynamic (per position)": "i_dynamic_nano",
+}
+
+
+def as_table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
+    """Operator, parameters, MACs, top-1 and training speed, one line each; rows are (label, cost, result)."""
+    lines = [
+        f"{'operator':26}{'parameters':>12}{'MACs':>10}{'top-1':>9}{'training images/s':>20}",
+        "-" * 77,
+    ]
+    for label, cost, result in rows:
+        macs = (cost["macs"] + cost.get("aggregation_macs", 0)) / 1e6
+        speed = f"{result['images_per_second']:,.0f}"
+        lines.append(f"{label:26}{cost['params']:>12,}{macs:>8.2f} M{result['top1']:>8.2f}%{speed:>20}")
+    return "\n".join(lines)
+
+
+def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
+    """Train what is not finished, then print the table and draw the curves."""
+    begin = time.monotonic()
+    results = {}
+    for number, (label, (_, config)) in enumerate(configs.items(), start=1):
+        print(f"\n[{number}/{len(configs)}] {label}", flush=True)
+        results[label] = train(config)
+    costs = {label: measure(str(path), None, "torch") for label, (path, _) in configs.items()}
+    draw([read_curve(config.output, label) for label, (_, config) in configs.items()], figure)
+    first = next(iter(results.values()))
+    print(f"\n{first['dataset']}: 4,000 training and {first['eval_images']:,} test digits, {first['epochs']} epochs")
+    print(as_table([(label, costs[label], results[label]) for label in configs]))
+    print(f"\nfigure of the training curves: {figure}")
+    print(f"runs, logs and weights: {figure.parent}   (this call: {time.monotonic() - begin:.0f} s)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to all four configs")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
+    args = parser.parse_args()
+    configs = {}
+    for label, name in OPERATORS.items():
+        path = CONFIGS / f"{name}.yaml"
+        output = shlex.quote(str(args.output / name))
+        configs[label] = (path, load_config(path, [*args.overrides, f"output={output}"]))
+    run(configs, args.output / "curves.png")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
