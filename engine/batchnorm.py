@@ -42,7 +42,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * count / (count - 1), momentum)
+        self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), momentum)
 
 
 def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

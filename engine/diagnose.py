@@ -60,11 +60,12 @@ def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Train
     network, state.network = state.network, state.model  # neither compiled nor distributed
     losses = []
     try:
-        for part, batch in enumerate(batches):
-            torch.manual_seed(hash64(train.seed, state.progress.step, part, world.rank))
-            loss = batch_loss(state, batch, mix, train, world)
-            state.scaler.scale(loss / len(batches)).backward()
-            losses.append(float(loss.detach()))
+        with torch.compiler.set_stance("force_eager"):  # compiled code would not call the hooks
+            for part, batch in enumerate(batches):
+                torch.manual_seed(hash64(train.seed, state.progress.step, part, world.rank))
+                loss = batch_loss(state, batch, mix, train, world)
+                state.scaler.scale(loss / len(batches)).backward()
+                losses.append(float(loss.detach()))
     finally:
         state.network = network
         state.statistics.put_back()

@@ -50,7 +50,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> dict[str, Any] | No
         raise TrainingFailed(str(error)) from error
     finally:
         watchdog.close()
-        stop.resume()
+        stop.act_at_once()
         world.close()
     if not world.is_main:
         return None

@@ -27,10 +27,20 @@ class Judge(Protocol):
 
 
 class OriginalLabels:
-    """One right class for each image."""
+    """One right class for each image.
+
+    Args:
+        outputs: which outputs of the model the labels count, where they are fewer (ImageNet-A and -R); the others
+            cannot be guessed.
+    """
+
+    def __init__(self, outputs: Tensor | None = None) -> None:
+        self._outputs = outputs
 
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
         """See :class:`Judge`."""
+        if self._outputs is not None:
+            logits = logits[:, self._outputs]
         return _tally(guesses(logits) == targets.view(-1, 1), torch.ones_like(targets, dtype=torch.bool))
 
 
@@ -63,10 +73,14 @@ def build_judge(labels: str, loader: EvalLoader, num_classes: int, device: torch
     """The judge that ``eval.labels`` names.
 
     Raises:
-        ConfigError: ReaL labels are asked for a model or images that are not ImageNet's.
+        ConfigError: the model has too few classes, or ReaL labels are asked for what is not ImageNet's.
     """
+    outputs: Tensor | None = getattr(loader, "class_outputs", None)
+    classes = loader.num_classes if outputs is None else int(outputs.max()) + 1
+    if classes > num_classes:
+        raise ConfigError(f"model.num_classes: {num_classes} is below the {classes} classes of {loader.dataset_name}")
     if labels == "original":
-        return OriginalLabels()
+        return OriginalLabels(None if outputs is None else outputs.to(device))
     if num_classes != 1000:
         raise ConfigError(f"eval.labels: real needs the 1000 classes of ImageNet, model.num_classes is {num_classes}")
     return RealLabels(loader, device)

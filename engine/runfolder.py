@@ -88,10 +88,17 @@ def record_start(folder: Path, config: Config, world: World, step: int) -> None:
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     write_atomic(folder / "config.yaml", text.encode())
     path = folder / "meta.json"
-    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-    starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "ranks": world.size})
-    meta = describe_run() | {"device": device_name(world.device), "ranks": world.size, "starts": starts}
+    start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "ranks": world.size}
+    meta = describe_run() | {"device": device_name(world.device), "ranks": world.size}
+    meta["starts"] = [*_earlier_starts(path), start]
     write_atomic(path, json.dumps(meta, indent=2).encode())
+
+
+def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, KeyError):
+        return []  # the first start, or a record that the disk has damaged: no reason to stop
 
 
 def describe_run() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from engine.distributed import World
 from engine.errors import ConfigError
 from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
+from engine.step import autocast
 from models.checkpoint import CheckpointError, convert_state, load_pretrained, read_weights
 from models.config import build_model
 
@@ -153,3 +154,23 @@ def distribute(state: TrainState, config: Config, world: World) -> None:
         )
     if config.train.compile:
         state.network.compile()
+    if world.size > 1:
+        _settle_buckets(state, config, world)
+
+
+def _settle_buckets(state: TrainState, config: Config, world: World) -> None:
+    """One forward and backward pass that leaves no trace.
+
+    DistributedDataParallel arranges its gradients anew after the first backward pass, and with more than two ranks the
+    arrangement decides in which order the ranks' gradients are added. Without this pass the first step after a restart
+    would round differently from the same step of a run that was not interrupted.
+    """
+    size = config.model.img_size
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.zeros(check_batch(config, world.size), config.model.in_chans, height, width, device=world.device)
+    state.statistics.keep()
+    torch.manual_seed(config.train.seed)
+    with autocast(config.train, world):
+        state.network(images).float().sum().backward()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.statistics.put_back()

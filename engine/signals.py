@@ -33,7 +33,7 @@ class StopRequest:
         """From now on a signal is noted and the loop decides."""
         self._deferred = True
 
-    def resume(self) -> None:
+    def act_at_once(self) -> None:
         """A signal ends the process at once again: there is nothing left to save."""
         self._deferred = False
 

@@ -44,7 +44,7 @@ def train(config: Config) -> dict[str, Any]:
         finally:
             world.close()
     finally:
-        stop.resume()
+        stop.act_at_once()
         if lock is not None:
             lock.release()
 

@@ -16,7 +16,7 @@ from engine.errors import ConfigError, nearest
 class CoreLoader(yaml.SafeLoader):
     """A safe loader with the scalar types of YAML 1.2 and without duplicate keys."""
 
-    yaml_implicit_resolvers = {}  # type: ignore[var-annotated]  # noqa: RUF012
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are all different.
