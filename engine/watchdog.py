@@ -35,11 +35,11 @@ class Watchdog:
         self._tick = min(5.0, timeout / 8)
         self._moves = 0
         self._where = "start-up"
-        self._pulse = 0
         self._done = threading.Event()
         self._store = _open_store(world) if world.size > 1 else None
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
+        # Publishing may block when rank 0 hangs, so the thread that watches the clock does not do it.
+        for work in (self._watch, self._publish):
+            threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True).start()
 
     def at(self, where: str) -> None:
         """Say what the main thread does now; every call counts as progress and must happen on all ranks alike."""
@@ -49,26 +49,24 @@ class Watchdog:
     def close(self) -> None:
         """Stop watching."""
         self._done.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         seen, since = -1, time.monotonic()
         while not self._done.wait(self._tick):
             if self._moves != seen:
                 seen, since = self._moves, time.monotonic()
-            self._publish()
             if time.monotonic() - since > self._timeout:
                 self._end()
 
     def _publish(self) -> None:
-        self._pulse += 1
-        if self._store is None:
-            return
-        beat = json.dumps([self._moves, self._pulse, self._where, host_name(), os.getpid()])
-        try:
-            self._store.set(f"beat/{self._world.rank}", beat)
-        except RuntimeError:
-            return  # rank 0 has gone; the report says so if this rank then stalls
+        pulse = 0
+        while self._store is not None and not self._done.wait(self._tick):
+            pulse += 1
+            beat = json.dumps([self._moves, pulse, self._where, host_name(), os.getpid()])
+            try:
+                self._store.set(f"beat/{self._world.rank}", beat)
+            except RuntimeError:
+                return  # rank 0 has gone; the others say so if they then stall
 
     def _end(self) -> None:
         report = f"no progress for {self._timeout:g} s (train.timeout) at {self._where}"
@@ -105,7 +103,6 @@ class Watchdog:
                 if self._store.check([f"beat/{rank}"]):
                     found[rank] = json.loads(self._store.get(f"beat/{rank}"))
 
-        self._publish()
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         reader.join(3 * self._tick)
