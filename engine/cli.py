@@ -26,7 +26,15 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
 
 def run(main: Callable[[], None]) -> int:
     """Call ``main`` and turn the ends that a run may have into an exit status (see :mod:`engine.errors`)."""
-    from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, ConfigError, RunStopped, TrainingFailed
+    from engine.errors import (
+        EXIT_BAD_INPUT,
+        EXIT_FAILURE,
+        EXIT_STOPPED,
+        ConfigError,
+        RankFailed,
+        RunStopped,
+        TrainingFailed,
+    )
 
     try:
         main()
@@ -35,13 +43,13 @@ def run(main: Callable[[], None]) -> int:
     except RunStopped as stopped:
         return _say(stopped, EXIT_STOPPED, "")
     except TrainingFailed as error:
-        return _say(error, EXIT_FAILURE)
+        return _say(error, EXIT_FAILURE, everywhere=isinstance(error, RankFailed))
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from the last checkpoint", 130, "")
     return 0
 
 
-def _say(message: object, status: int, prefix: str = "error: ") -> int:
-    if os.environ.get("RANK", "0") == "0":
+def _say(message: object, status: int, prefix: str = "error: ", everywhere: bool = False) -> int:
+    if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"{prefix}{message}", file=sys.stderr)  # noqa: T201
     return status

@@ -20,6 +20,10 @@ class TrainingFailed(RuntimeError):
     """The run cannot go on, and starting it again would not help without a change. The message is one line."""
 
 
+class RankFailed(TrainingFailed):
+    """A failure that only this rank knows of, so that this rank must say it."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The valid name closest to ``name``, or None when none is close."""
     found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from data import Batch, build_mixup
+from data import Batch, as_worker_error, build_mixup
 from engine import runfolder
 from engine.batchnorm import batch_warning
 from engine.checkpoint import CheckpointFolder
 from engine.config import Config, check_batch, to_dict
 from engine.diagnose import diagnose, write_dump
 from engine.distributed import World
-from engine.errors import RunStopped, TrainingFailed
+from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, EvaluationFailed, EvaluationStopped, evaluate
 from engine.labels import build_judge
 from engine.logs import Bar, Boards, RecordLog, duration
@@ -27,6 +27,7 @@ from engine.step import StepResult, train_step
 from engine.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")  # as gloo says it
 
 
 class Run:
@@ -93,6 +94,10 @@ class Run:
                 self._evaluate_epoch()
             self.watchdog.at("the end")
             return self.results.finish(self.state, self.config.train.timeout)
+        except TrainingFailed:
+            raise
+        except RuntimeError as error:
+            raise self._in_words(error) or error from error
         finally:
             self.profiler.close()
             if self.boards is not None:
@@ -100,6 +105,16 @@ class Run:
             self.loader.close()
             self.eval_loader.close()
             self.watchdog.close()
+
+    def _in_words(self, error: RuntimeError) -> RankFailed | None:
+        """A loader worker's death, which interrupts whatever runs, or the loss of another rank, in one line."""
+        who, text = f"rank {self.world.rank}", " ".join(str(error).split())
+        worker = as_worker_error(error, self.config.data)
+        if worker is not None:
+            return RankFailed(f"{who}: WorkerError: {worker}")
+        if self.world.size > 1 and any(sign in text for sign in LOST):
+            return RankFailed(f"{who} has lost another rank, whose own message says why: {text[:200]}")
+        return None
 
     def _train_epoch(self) -> None:
         """The steps that the present epoch still lacks; none when only its evaluation is missing."""

@@ -55,11 +55,15 @@ def kill_worker(workshop: Workshop, trials: int, draw: random.Random, outcome: O
         subprocess.run(["kill", "-9", str(victim)], check=True)
         ended = run.wait(60)
         good = all(e.status == EXIT_FAILURE for e in ended)
-        good = good and f"rank {ranks - 1}: WorkerError" in ended[0].text and str(victim) in ended[0].text
-        outcome.count(good, f"{[e.status for e in ended]}: {ended[0].last_line}")
+        line = ended[-1].last_line
+        good = good and f"rank {ranks - 1}: WorkerError" in line and str(victim) in line
+        good = good and all("Traceback" not in e.text for e in ended)
+        outcome.count(good, f"{[e.status for e in ended]}: {line}")
 
 
-@fault("the disk of the images fails on one rank", f"all ranks exit {EXIT_FAILURE}, the error names it", full=4, short=1)
+@fault(
+    "the disk of the images fails on one rank", f"all ranks exit {EXIT_FAILURE}, the error names it", full=4, short=1
+)
 def fail_loader(workshop: Workshop, trials: int, draw: random.Random, outcome: Outcome) -> None:
     """The loader of one rank of two raises an input/output error."""
     for number in range(trials):

@@ -172,6 +172,7 @@ def _train(
 ) -> None:
     """In the new process: be a rank of ``train_cls.py``."""
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # loader workers are this process's own children
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
