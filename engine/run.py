@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from data import Batch, as_worker_error, build_mixup
+from data import Batch, build_mixup
 from engine import runfolder
 from engine.batchnorm import batch_warning
 from engine.checkpoint import CheckpointFolder
@@ -109,9 +109,8 @@ class Run:
     def _in_words(self, error: RuntimeError) -> RankFailed | None:
         """A loader worker's death, which interrupts whatever runs, or the loss of another rank, in one line."""
         who, text = f"rank {self.world.rank}", " ".join(str(error).split())
-        worker = as_worker_error(error, self.config.data)
-        if worker is not None:
-            return RankFailed(f"{who}: WorkerError: {worker}")
+        if "DataLoader worker" in text:
+            return RankFailed(f"{who}: WorkerError: a loader worker died: {text[:200]}")
         if self.world.size > 1 and any(sign in text for sign in LOST):
             return RankFailed(f"{who} has lost another rank, whose own message says why: {text[:200]}")
         return None

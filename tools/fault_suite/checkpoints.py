@@ -76,9 +76,8 @@ def refuse(workshop: Workshop, trials: int, draw: random.Random, outcome: Outcom
     for number in range(trials):
         error = ("ENOSPC", "EACCES")[number % 2]
         first = draw.randint(6, 20)
-        refusing = Fault(
-            "refuse_writes", arguments={"first": first, "last": first + draw.randint(2, 8), "error": error}
-        )
+        stretch = {"first": first, "last": first + draw.randint(2, 8), "error": error}
+        refusing = Fault("refuse_writes", arguments=stretch)
         output = workshop.folder()
         (ended,) = workshop.start(output, faults=[refusing]).wait()
         loud = "CANNOT SAVE" in ended.text or "CANNOT WRITE" in ended.text
