@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench clean
+.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ quickstart-detection quickstart-segmentation: quickstart-%: $(DENSE_STAMP)
 
 quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictures
 quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
+
+faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
+	$(PY) tools/faults.py
 
 test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto

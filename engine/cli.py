@@ -6,6 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_STOPPED,
+    ConfigError,
+    RankFailed,
+    RunStopped,
+    TrainingFailed,
+)
+
 
 def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     """``--config FILE [--checkpoint FILE] [section.key=value ...]``."""
@@ -26,16 +36,6 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
 
 def run(main: Callable[[], None]) -> int:
     """Call ``main`` and turn the ends that a run may have into an exit status (see :mod:`engine.errors`)."""
-    from engine.errors import (
-        EXIT_BAD_INPUT,
-        EXIT_FAILURE,
-        EXIT_STOPPED,
-        ConfigError,
-        RankFailed,
-        RunStopped,
-        TrainingFailed,
-    )
-
     try:
         main()
     except ConfigError as error:
@@ -52,4 +52,9 @@ def run(main: Callable[[], None]) -> int:
 def _say(message: object, status: int, prefix: str = "error: ", everywhere: bool = False) -> int:
     if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"{prefix}{message}", file=sys.stderr)  # noqa: T201
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Everything is written. Taking a broken process group apart can wait for ranks that are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status

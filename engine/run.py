@@ -105,6 +105,7 @@ class Run:
             self.loader.close()
             self.eval_loader.close()
             self.watchdog.close()
+            self.state.network = self.state.model  # the distributed wrapper goes before the process group does
 
     def _in_words(self, error: RuntimeError) -> RankFailed | None:
         """A loader worker's death, which interrupts whatever runs, or the loss of another rank, in one line."""

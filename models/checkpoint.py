@@ -1,6 +1,7 @@
 """Reading weights, converting other people's names, and loading them into a model of another size or class count."""
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -41,7 +42,13 @@ def read_weights(path: str | Path) -> State:
 
 
 def _unpickle(path: Path) -> State:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        # torch's own message advises to open the file without the protection.
+        raise ValueError("it holds something else than tensors and plain values, which is never unpickled") from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -4,6 +4,7 @@ A run is a process of its own, forked from a server that has loaded torch. It go
 ``train_cls.py``: config file, :func:`engine.trainer.train`, exit status.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -105,6 +106,8 @@ class Processes:
             process.join(max(0.0, until - time.monotonic()))
             statuses.append(process.exitcode)
             if process.exitcode is None:
+                os.kill(process.pid, signal.SIGUSR2)  # it writes down where it hangs
+                time.sleep(0.5)
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
         return [Ended(status, self.said(rank)) for rank, status in enumerate(statuses)]
@@ -176,6 +179,7 @@ def _train(
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    faulthandler.register(signal.SIGUSR2)
     for fault in faults:
         sabotage.commit(fault)
     from engine import cli, signals
