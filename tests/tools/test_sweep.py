@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ if seed == 7:
     sys.exit(1)
 if seed == 9:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (folder / "ready").touch()
     time.sleep(60)
 result = {"top1": 90.0 + seed, "top5": 99.0, "best_top1": 90.0 + seed, "eval_images": 1000,
           "images_per_second": 100.0, "train_seconds": 1.0,
@@ -128,27 +130,24 @@ def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path)
 
 
 def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tools.sweeps.grid import jobs, load_grid\n"
-        "from tools.sweeps.runner import Sweep, slots\n"
-        f"folder = Path({str(tmp_path)!r})\n"
-        f"work = jobs(load_grid(folder / 'grid.yaml'), folder / 'runs', Path({str(REPO)!r}))\n"
-        "run = Sweep(work, folder / 'trainer.py', slots(1, []), lambda text: print(text, flush=True))\n"
-        "sys.exit(75 if not run.run() else 0)"
-    )
-    write_grid(tmp_path, seeds=[9])
-    trainer(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True)
-    first = tmp_path / "runs" / "dw" / "seed9" / "starts"
-    for _ in range(600):
-        if first.exists():
-            break
-        time.sleep(0.1)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert "dw, seed 9: stopped" in output
+    said: list[str] = []
+    work = jobs(load_grid(write_grid(tmp_path, seeds=[9])), tmp_path / "runs", REPO)
+    run = Sweep(work, trainer(tmp_path), slots(1, []), said.append)
+
+    def interrupt() -> None:
+        while not (work[0].output / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the sweep did not watch for signals"))
+    try:
+        threading.Thread(target=interrupt).start()
+        assert not run.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert any(text.startswith("dw, seed 9: stopped") for text in said)
+    assert run.failed == []
+    assert starts(work) == [1, 0]
 
 
 def test_usage_adds_up_over_starts(tmp_path: Path) -> None:
