@@ -21,13 +21,18 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help="default: pytorch under torchrun")
     parser.add_argument("--skip-data-check", action="store_true", help="do not look through annotations first")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="change keys of the config"
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="change keys of the config; +KEY adds one",
     )
     return parser
 
 
 def load_config(path: str, options: dict[str, Any]) -> Config:
-    """Read a config and apply ``key=value`` options; an option for a key that the config lacks is refused."""
+    """Read a config and apply ``key=value`` options; a key that the config lacks is refused, but ``+key`` adds it."""
     if not Path(path).is_file():
         folder = Path(path).parent
         there = [str(folder / file.name) for file in folder.glob("*.py")] if folder.is_dir() else []
@@ -37,8 +42,9 @@ def load_config(path: str, options: dict[str, Any]) -> Config:
     except (SyntaxError, KeyError, TypeError, NameError, FileNotFoundError, ImportError) as error:
         raise UsageError(f"config {path}: {type(error).__name__}: {error}") from error
     for key in options:
-        _require_key(config, key)
-    config.merge_from_dict(options)
+        if not key.startswith("+"):
+            _require_key(config, key)
+    config.merge_from_dict({key.removeprefix("+"): value for key, value in options.items()})
     return config
 
 
@@ -84,7 +90,7 @@ def set_annotation_files(config: Config) -> None:
         for dataset in datasets(config, split):
             for item in evaluator if isinstance(evaluator, list) else [evaluator]:
                 if isinstance(item, dict) and "ann_file" in item and dataset.get("ann_file"):
-                    item.ann_file = str(Path(dataset.get("data_root") or "") / dataset.ann_file)
+                    item["ann_file"] = str(Path(dataset.get("data_root") or "") / dataset.ann_file)
 
 
 def set_device(config: Config, launcher: str | None) -> None:

@@ -7,6 +7,7 @@ through each mask head. Segmentation: one image of 2048x512; the auxiliary head 
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -34,7 +35,7 @@ class DetectorPath(nn.Module):
         self.detector = detector
 
     def forward(self, image: Tensor) -> None:
-        detector = self.detector
+        detector: Any = self.detector
         maps = detector.neck(detector.backbone(image))
         detector.rpn_head(maps)
         heads = detector.roi_head
@@ -56,7 +57,8 @@ class SegmentorPath(nn.Module):
         self.segmentor = segmentor
 
     def forward(self, image: Tensor) -> None:
-        self.segmentor.decode_head(self.segmentor.backbone(image))
+        segmentor: Any = self.segmentor
+        segmentor.decode_head(segmentor.backbone(image))
 
 
 def build_meta(config: Config) -> nn.Module:

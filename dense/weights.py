@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -25,7 +26,7 @@ def _history_method(owner: Any, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
-_PLAIN: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+_PLAIN: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]
 _PLAIN += [type(np.dtype(kind)) for kind in (np.uint32, np.float32, np.float64, np.int64)]
 _PLAIN += [(_history_method, "builtins.getattr"), (_history_method, "__builtin__.getattr")]
 

@@ -12,7 +12,11 @@ _train = [
     dict(type="PhotoMetricDistortion"),
     dict(type="PackSegInputs"),
 ]
-model = dict(data_preprocessor=dict(size=(192, 256), size_divisor=None, test_cfg=dict(size_divisor=32)))
+model = dict(
+    data_preprocessor=dict(size=(192, 256), size_divisor=None, test_cfg=dict(size_divisor=32)),
+    decode_head=dict(loss_decode=dict(class_weight=None)),
+    auxiliary_head=dict(loss_decode=dict(class_weight=None)),
+)
 train_dataloader = dict(dataset=dict(pipeline=_train, **_dataset))
 val_dataloader = dict(batch_size=1, dataset=_dataset)
 test_dataloader = val_dataloader

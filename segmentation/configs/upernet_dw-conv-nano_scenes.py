@@ -3,11 +3,12 @@ _base_ = "./_base_/scenes.py"
 custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
 
 _bn = dict(type="BN")
+_loss = dict(class_weight=[0.4] + [1.0] * 10, avg_non_ignore=True)  # nine of ten pixels are background
 model = dict(
     data_preprocessor=dict(size_divisor=32),
     backbone=dict(_delete_=True, type="ZooBackbone", name="dw_conv_nano"),
-    decode_head=dict(in_channels=[32, 64, 128, 256], channels=64, num_classes=11, norm_cfg=_bn),
-    auxiliary_head=dict(in_channels=128, channels=64, num_classes=11, norm_cfg=_bn),
+    decode_head=dict(in_channels=[32, 64, 128, 256], channels=64, num_classes=11, norm_cfg=_bn, loss_decode=_loss),
+    auxiliary_head=dict(in_channels=128, channels=64, num_classes=11, norm_cfg=_bn, loss_decode=_loss),
 )
 
 train_cfg = dict(max_iters=800, val_interval=400)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dense.arguments import load_config
 from dense.errors import UsageError
 from dense.launch import test as run_test
 from dense.launch import train
@@ -58,6 +59,10 @@ def test_config_of_the_other_task() -> None:
 def test_unknown_option_names_the_nearest(scenes: Path) -> None:
     message = refused("detection", DETECTION, "--cfg-options", "train_cfg.max_epoch=2")
     assert "train_cfg.max_epoch" in message and "'max_epochs'" in message
+
+
+def test_a_plus_adds_a_key() -> None:
+    assert load_config(DETECTION, {"+find_unused_parameters": True}).find_unused_parameters is True
 
 
 def test_wrong_value_for_the_backbone(scenes: Path, tmp_path: Path) -> None:
