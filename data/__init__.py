@@ -5,7 +5,6 @@ from data.config import DataConfig
 from data.errors import CorruptImageError, DataError, WorkerError
 from data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from data.mixup import Mixup, build_mixup
-from data.real import real_labels
 
 __all__ = [
     "Batch",
@@ -20,5 +19,4 @@ __all__ = [
     "build_eval_loader",
     "build_mixup",
     "build_train_loader",
-    "real_labels",
 ]

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from timm.data import RealLabelsImagenet
 
-from data import DataConfig, DataError, build_eval_loader, build_train_loader, real_labels
+from data import DataConfig, DataError, build_eval_loader, build_train_loader
 from data.index import save_index
 from data.readers import describe_source, index_path, list_images, open_reader, scan
 from data.readers.zipped import ZipReader
@@ -245,14 +244,3 @@ def test_a_folder_without_images(tmp_path: Path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     with pytest.raises(DataError, match="has no images"):
         open_reader(config(tmp_path, "folder"), "train")
-
-
-def test_real_labels_belong_to_file_names():
-    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 50_001)]
-    theirs = RealLabelsImagenet(names).real_labels
-    assert all(real_labels(f"val/n01751748/{name}") == theirs[name] for name in names[::97])
-    counted = sum(bool(real_labels(name)) for name in names)
-    assert counted == 46_837  # the images with labels, as the paper of the labels counts them
-    for bad in ("dog.jpg", "ILSVRC2012_val_00050001.JPEG"):
-        with pytest.raises(DataError, match="ReaL labels exist for"):
-            real_labels(bad)
