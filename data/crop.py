@@ -12,29 +12,29 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from data.decode import decode, describe
+from data.decode import Encoded, decode, describe
 from data.errors import CorruptImageError
 
 Box = tuple[int, int, int, int]  # top, left, height, width, as in torchvision
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def exact_crop(image: Image.Image, name: str, box: Box, size: tuple[int, int], mode: str, channels: int) -> Image.Image:
-    """Return the box of an opened image resized to size (height, width). Raises CorruptImageError."""
+def exact_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, channels: int) -> Image.Image:
+    """Return the box of an image resized to size (height, width). Raises CorruptImageError."""
     top, left, height, width = box
-    cut = decode(image, name, channels).crop((left, top, left + width, top + height))
+    cut = decode(image, channels).crop((left, top, left + width, top + height))
     return cut.resize(size[::-1], _RESAMPLE[mode])
 
 
-def fast_crop(image: Image.Image, name: str, box: Box, size: tuple[int, int], mode: str, channels: int) -> Image.Image:
-    """Do the same faster where the image is a JPEG; other formats take the exact way."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or channels != 3:
-        return exact_crop(image, name, box, size, mode, channels)
+def fast_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, channels: int) -> Image.Image:
+    """Do the same faster where the image is an ordinary JPEG; others take the exact way."""
+    if image.data is None or channels != 3:
+        return exact_crop(image, box, size, mode, channels)
     scale = dct_scale(box, size)
     if scale > 1:
-        return _scaled_crop(image, name, box, size, mode, scale)
+        return _scaled_crop(image, box, size, mode, scale)
     top, left, height, width = box
-    cut = _decode_tensor(image, name)[:, top : top + height, left : left + width]
+    cut = _decode_tensor(image.data, image.name)[:, top : top + height, left : left + width]
     cut = cut.unsqueeze(0).contiguous(memory_format=torch.channels_last)  # the order of bytes that PIL wants back
     resized = interpolate(cut, size, mode=mode, antialias=True, align_corners=False)
     return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
@@ -48,19 +48,19 @@ def dct_scale(box: Box, size: tuple[int, int]) -> int:
     return 1
 
 
-def _decode_tensor(image: Image.Image, name: str) -> Tensor:
-    """Return uint8 (3, H, W). The bytes are those that PIL read the header from."""
-    data = torch.frombuffer(image.fp.getbuffer(), dtype=torch.uint8)  # type: ignore[attr-defined]
+def _decode_tensor(data: bytes, name: str) -> Tensor:
+    """Return uint8 (3, H, W)."""
     try:
-        return decode_jpeg(data, mode=ImageReadMode.RGB)
+        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except RuntimeError as error:
         raise CorruptImageError(f"{name}: not a readable image ({describe(error)})") from error
 
 
-def _scaled_crop(image: Image.Image, name: str, box: Box, size: tuple[int, int], mode: str, scale: int) -> Image.Image:
+def _scaled_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, scale: int) -> Image.Image:
     full_width, full_height = image.size
-    image.draft(None, (full_width // scale, full_height // scale))
-    scaled = decode(image, name, 3)
+    opened = image.open()
+    opened.draft(None, (full_width // scale, full_height // scale))
+    scaled = decode(Encoded(image.name, opened.size, opened=opened), 3)
     x, y = scaled.width / full_width, scaled.height / full_height
     top, left, height, width = box
     region = (left * x, top * y, min((left + width) * x, scaled.width), min((top + height) * y, scaled.height))

@@ -49,7 +49,7 @@ class BatchDataset:
             if self.training:
                 seed_sample(key.seed, key.epoch, wanted, repeat)
             try:
-                sample = self.transform(self.reader.open(index), self.reader.records.name(index))
+                sample = self.transform(self.reader.open(index))
             except CorruptImageError as error:
                 if not self.training:
                     raise

@@ -5,6 +5,7 @@ the whole row shares, where PIL evaluates 16 for each pixel. Pixels differ from 
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,24 +23,31 @@ def shift_lines(image: Image.Image, slope: float, offset: float, axis: str, fill
     """
     width, height = image.size
     pixels = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.int32)
-    lines, length = (height, width) if axis == "x" else (width, height)
+    lines, length, strides = (height, width, (width, 1)) if axis == "x" else (width, height, (1, width))
     shift = slope * (np.arange(lines) + 0.5) + offset
     whole = np.floor(shift)
-    strides = (width, 1) if axis == "x" else (1, width)
-    taps = _gather(pixels, torch.from_numpy(whole.astype(np.int64)), length, strides)
-    moved = _interpolate(taps, torch.from_numpy(_cubic_weights(shift - whole)), length)
-    source = torch.from_numpy(np.floor(shift + 0.5).astype(np.int32))[:, None] + torch.arange(length, dtype=torch.int32)
-    moved.masked_fill_((source < 0) | (source >= length), fill[0] | fill[1] << 8 | fill[2] << 16)
-    if axis == "y":
-        moved = moved.t().contiguous()
-    return Image.frombytes("RGB", image.size, moved.numpy().tobytes(), "raw", "RGBX")
+    index = _neighbours(whole.astype(np.int32), lines, length, strides)
+    taps = pixels.index_select(0, torch.from_numpy(index.ravel())).view(torch.uint8).view(lines, -1).float()
+    moved = _interpolate(taps, torch.from_numpy(_cubic_weights(shift - whole)), length).numpy()
+    source = np.floor(shift + 0.5).astype(np.int32)[:, None] + _counting(0, length)
+    outside = source.view(np.uint32) >= length  # negative places are large as unsigned numbers
+    np.copyto(moved, fill[0] | fill[1] << 8 | fill[2] << 16, where=outside)
+    return Image.frombytes("RGB", image.size, (moved if axis == "x" else moved.T).tobytes(), "raw", "RGBX")
 
 
-def _gather(pixels: Tensor, whole: Tensor, length: int, strides: tuple[int, int]) -> Tensor:
-    """Return float32 (lines, (length + 3) * 4): each line moved by whole pixels, its border repeated."""
-    along = (whole[:, None] + torch.arange(-1, length + 2)).clamp_(0, length - 1)
-    index = along.mul_(strides[1]).add_(torch.arange(len(whole))[:, None] * strides[0])
-    return pixels.index_select(0, index.view(-1)).view(torch.uint8).view(len(whole), -1).float()
+def _neighbours(whole: np.ndarray, lines: int, length: int, strides: tuple[int, int]) -> np.ndarray:
+    """Return int32 (lines, length + 3): which pixels each line needs when moved by whole pixels, borders repeated."""
+    along = whole[:, None] + _counting(-1, length + 3)
+    np.clip(along, 0, length - 1, out=along)
+    if strides[1] != 1:
+        along *= strides[1]
+    along += (_counting(0, lines) * strides[0])[:, None]
+    return along
+
+
+@cache
+def _counting(start: int, count: int) -> np.ndarray:
+    return np.arange(start, start + count, dtype=np.int32)
 
 
 def _interpolate(taps: Tensor, weights: Tensor, length: int) -> Tensor:
@@ -91,3 +99,4 @@ def speed_up(operations: list) -> None:
             for op in operation.ops:
                 assert isinstance(op, AugmentOp)
                 op.aug_fn = _FAST.get(op.name, op.aug_fn)
+            operation.ops = np.array(operation.ops, dtype=object)  # else numpy converts the list for each image

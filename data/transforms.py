@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from data.config import AugmentConfig, DataConfig
 from data.crop import exact_crop, fast_crop
-from data.decode import decode
+from data.decode import Encoded, decode
 from data.errors import DataError
 from data.shift import speed_up
 
@@ -63,34 +63,40 @@ class TrainTransform:
         self.padded_crop = transforms.RandomCrop(self.size, padding=augment.padding, pad_if_needed=True)
         self.operations = _operations(cfg, self.size)
 
-    def __call__(self, image: Image.Image, name: str) -> Sample:
-        """Transform an opened image. Raises CorruptImageError naming the file."""
-        image = self._crop(image, name)
+    def __call__(self, encoded: Encoded) -> Sample:
+        """Transform an image. Raises CorruptImageError naming the file."""
+        image = self._flip(self._crop(encoded))
         for operation in self.operations:
             image = operation(image)
         pixels = to_array(image)
         return Sample(pixels, draw_erased(self.cfg.augment, pixels.shape[2], self.size))
 
-    def _crop(self, image: Image.Image, name: str) -> Image.Image:
+    def _crop(self, encoded: Encoded) -> Image.Image:
         if not self.resized:
-            return self.padded_crop(decode(image, name, self.cfg.channels))
+            return self.padded_crop(decode(encoded, self.cfg.channels))
         augment = self.cfg.augment
-        box = RandomResizedCropAndInterpolation.get_params(image, augment.scale, augment.ratio)
+        shape = torch.empty(encoded.size[::-1], device="meta")  # timm asks an image for its size, nothing else
+        box = RandomResizedCropAndInterpolation.get_params(shape, augment.scale, augment.ratio)
         crop = fast_crop if self.cfg.fast_decode else exact_crop
-        return crop(image, name, box, self.size, self.cfg.interpolation, self.cfg.channels)
+        return crop(encoded, box, self.size, self.cfg.interpolation, self.cfg.channels)
+
+    def _flip(self, image: Image.Image) -> Image.Image:
+        """Draw as torchvision's flips do, without the calls around them."""
+        augment = self.cfg.augment
+        if augment.hflip and torch.rand(1).item() < augment.hflip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augment.vflip and torch.rand(1).item() < augment.vflip:
+            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        return image
 
 
 def _operations(cfg: DataConfig, size: Size) -> list:
     augment = cfg.augment
     try:
-        first, second, _ = create_transform(
+        _, operations, _ = create_transform(  # the first, crop and flips, and the last, to a tensor, are done here
             size,
             is_training=True,
             separate=True,
-            scale=augment.scale,
-            ratio=augment.ratio,
-            hflip=augment.hflip,
-            vflip=augment.vflip,
             color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # as in Swin, and timm allows it
             auto_augment=augment.auto_augment,
             interpolation=cfg.interpolation,
@@ -100,10 +106,9 @@ def _operations(cfg: DataConfig, size: Size) -> list:
         raise DataError(
             f"data.augment.auto_augment={augment.auto_augment} is not known to timm; e.g. rand-m9-mstd0.5-inc1"
         ) from error
-    operations = first.transforms[1:] + second.transforms  # the first is the crop, done above
     if cfg.fast_decode:
-        speed_up(operations)
-    return operations
+        speed_up(operations.transforms)
+    return operations.transforms
 
 
 def draw_erased(augment: AugmentConfig, channels: int, size: Size) -> list[Erased]:
@@ -160,9 +165,9 @@ class EvalTransform:
             full = create_transform(size, crop_pct=cfg.crop_pct, interpolation=cfg.interpolation, normalize=False)
             self.transform = transforms.Compose(full.transforms[:-1])  # the last makes a tensor
 
-    def __call__(self, image: Image.Image, name: str) -> Sample:
-        """Transform an opened image. Raises CorruptImageError naming the file."""
-        return Sample(to_array(self.transform(decode(image, name, self.cfg.channels))), [])
+    def __call__(self, encoded: Encoded) -> Sample:
+        """Transform an image. Raises CorruptImageError naming the file."""
+        return Sample(to_array(self.transform(decode(encoded, self.cfg.channels))), [])
 
 
 def _torch_mode(name: str) -> transforms.InterpolationMode:

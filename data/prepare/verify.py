@@ -90,7 +90,7 @@ def _check_range(task: tuple[DataConfig, Split, str, int, int]) -> list[str]:
         try:
             image = reader.open(index)
             if check == "decode":
-                decode(image, reader.records.name(index), cfg.channels)
+                decode(image, cfg.channels)
         except CorruptImageError as error:
             found.append(str(error))
     return found

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Literal, Protocol
 
-from PIL import Image
-
 from data.classes import load_classes, relabel
 from data.config import DataConfig
+from data.decode import Encoded
 from data.errors import DataError
 from data.index import describe_files, describe_names, describe_text, load_index
 from data.readers.folder import FolderReader, list_classes, scan_folder
@@ -25,7 +24,7 @@ class Reader(Protocol):
 
     records: ImageList
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Encoded:
         """Return the image, not yet decoded. Raises CorruptImageError naming the file."""
 
 

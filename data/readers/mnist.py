@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.decode import Encoded
 from data.errors import DataError
 from data.hashing import hash64, permutation
 from data.records import ImageList, pack
@@ -62,6 +63,6 @@ class MnistReader:
         names = [f"mnist_5k.csv.gz line {row + 1}" for row in rows]
         self.records = pack(names, labels[rows], [str(digit) for digit in range(10)])
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Encoded:
         """Return the digit as a grey 28x28 image."""
-        return Image.fromarray(self._images[index])
+        return Encoded(self.records.name(index), (28, 28), opened=Image.fromarray(self._images[index]))

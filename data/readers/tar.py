@@ -7,9 +7,8 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from data.decode import open_image
+from data.decode import Encoded, open_image
 from data.errors import CorruptImageError, DataError
 from data.readers.files import Files
 from data.readers.folder import is_image_name
@@ -95,7 +94,7 @@ class TarReader:
         self.max_pixels = max_pixels
         self._files = Files(shards)
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Encoded:
         """Return the image, not yet decoded. Raises CorruptImageError naming the shard and the member."""
         extra = self.records.extra
         shard, offset, size = (int(extra[key][index]) for key in ("shard", "offset", "size"))

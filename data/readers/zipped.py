@@ -8,9 +8,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.decode import open_image
+from data.decode import Encoded, open_image
 from data.errors import CorruptImageError, DataError
 from data.readers.files import Files
 from data.readers.folder import is_image_name
@@ -86,7 +85,7 @@ class ZipReader:
         self.max_pixels = max_pixels
         self._files = Files([path])
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Encoded:
         """Return the image, not yet decoded. Raises CorruptImageError naming the archive and the member."""
         name = f"{self._files.paths[0]}:{self.records.name(index)}"
         return open_image(self._bytes(index, name), name, self.max_pixels)

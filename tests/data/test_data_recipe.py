@@ -1,5 +1,6 @@
 """The augmentation is timm's with Swin's arguments; the fast ways differ by little, and how much is stated here."""
 
+import io
 import random
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torchvision import transforms
 from data import DataConfig
 from data.batch import Normalizer, RawBatch
 from data.crop import dct_scale, exact_crop, fast_crop
-from data.decode import open_image
+from data.decode import Encoded, jpeg_size, open_image
 from data.sampler import BatchKey
 from data.shift import _FAST
 from data.transforms import EvalTransform, TrainTransform
@@ -41,13 +42,13 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Encoded:
     return open_image(path.read_bytes(), path.name, 10**8)
 
 
 def ours(cfg: DataConfig, path: Path, size: int, seed: int) -> torch.Tensor:
     seed_all(seed)
-    sample = TrainTransform(cfg, size)(opened(path), path.name)
+    sample = TrainTransform(cfg, size)(opened(path))
     boxes = [(0, box.top, box.left, *box.noise.shape[1:]) for box in sample.erased]
     noise = np.concatenate([np.empty(0, np.float32), *(box.noise.numpy().ravel() for box in sample.erased)])
     key = BatchKey(0, 0, 0, np.zeros(1, np.int64), np.zeros(1, np.int64))
@@ -97,8 +98,8 @@ def test_the_operations_and_their_order_are_those_of_timm():
         "RandomErasing",
     ]
     operations = TrainTransform(EXACT, 224).operations
-    assert [type(operation).__name__ for operation in operations] == names[1:3]
-    assert repr(operations[1]) == repr(swin_transform(224).transforms[2])
+    assert [type(operation).__name__ for operation in operations] == names[2:3]
+    assert repr(operations[0]) == repr(swin_transform(224).transforms[2])
 
 
 def test_parts_can_be_switched_off(photo: Path):
@@ -111,9 +112,9 @@ def test_parts_can_be_switched_off(photo: Path):
 @pytest.mark.parametrize("size", [224, 384])
 def test_evaluation_images_are_those_of_timm(photo: Path, size: int):
     expected = create_transform(size, crop_pct=0.875, interpolation="bicubic", normalize=False)
-    image = EvalTransform(DataConfig(), size)(opened(photo), "photo").pixels
+    image = EvalTransform(DataConfig(), size)(opened(photo)).pixels
     assert (image.transpose(2, 0, 1) == expected(Image.open(photo).convert("RGB")).numpy()).all()
-    squashed = EvalTransform(DataConfig(eval_crop="squash"), size)(opened(photo), "photo").pixels
+    squashed = EvalTransform(DataConfig(eval_crop="squash"), size)(opened(photo)).pixels
     whole = Image.open(photo).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     assert (squashed == np.asarray(whole)).all()
 
@@ -129,8 +130,8 @@ def test_the_scale_of_decoding_leaves_the_crop_enough_pixels(box: tuple[int, int
 def test_fast_crops_differ_by_little(photo: Path, box: tuple[int, int, int, int], most: int, mean: float):
     """Without DCT scaling by one level at most; with it (second case: 112 pixels) by the aliasing of two filters."""
     size = (224, 224) if most == 1 else (112, 112)
-    exact = np.asarray(exact_crop(opened(photo), "photo", box, size, "bicubic", 3)).astype(int)
-    fast = np.asarray(fast_crop(opened(photo), "photo", box, size, "bicubic", 3)).astype(int)
+    exact = np.asarray(exact_crop(opened(photo), box, size, "bicubic", 3)).astype(int)
+    fast = np.asarray(fast_crop(opened(photo), box, size, "bicubic", 3)).astype(int)
     assert dct_scale(box, size) == (1 if most == 1 else 2)
     difference = np.abs(exact - fast)
     assert 0 < difference.max() <= most and difference.mean() < mean
@@ -164,6 +165,25 @@ def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str):
     fast = ours(DataConfig(augment=PLAIN), path, 48, 0)
     assert exact.shape == (3, 48, 48)
     torch.testing.assert_close(exact, fast, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(900)}, {"comment": b"x" * 70}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_size_of_a_jpeg_is_found_as_pil_finds_it(options: dict, mode: str):
+    for size in ((1, 1), (500, 375), (8, 700)):
+        buffer = io.BytesIO()
+        Image.new(mode, size).save(buffer, "JPEG", **options)
+        assert jpeg_size(buffer.getvalue()) == size
+
+
+def test_what_is_no_ordinary_jpeg_is_left_to_pil():
+    buffer = io.BytesIO()
+    Image.new("CMYK", (9, 7)).save(buffer, "JPEG")
+    content = buffer.getvalue()
+    for data in (content, content[:30], b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff\xff", b"\x89PNG" + bytes(50)):
+        assert jpeg_size(data) is None
 
 
 PLAIN = DataConfig(augment={"auto_augment": None, "color_jitter": 0, "erase_prob": 0}).augment
