@@ -36,7 +36,7 @@ class BatchDataset:
                 sample, used = self._sample(key, index, repeat, replaced)
             except CorruptImageError as error:
                 return RawBatch(key, error=str(error))
-            pixels[number] = sample.pixels.transpose(2, 0, 1)
+            pixels[number] = sample.pixels
             targets.append(int(self.reader.records.labels[used]))
             for box in sample.erased:
                 boxes.append((number, box.top, box.left, *box.noise.shape[1:]))

@@ -36,7 +36,7 @@ class Erased:
 
 @dataclass
 class Sample:
-    """One image: pixels uint8 (H, W, C) and its erased boxes."""
+    """One image: pixels uint8 (C, H, W) and its erased boxes."""
 
     pixels: np.ndarray
     erased: list[Erased]
@@ -69,14 +69,15 @@ class TrainTransform:
         for operation in self.operations:
             image = operation(image)
         pixels = to_array(image)
-        return Sample(pixels, draw_erased(self.cfg.augment, pixels.shape[2], self.size))
+        return Sample(pixels, draw_erased(self.cfg.augment, len(pixels), self.size))
 
     def _crop(self, encoded: Encoded) -> Image.Image:
         if not self.resized:
             return self.padded_crop(decode(encoded, self.cfg.channels))
         augment = self.cfg.augment
-        shape = torch.empty(encoded.size[::-1], device="meta")  # timm asks an image for its size, nothing else
-        box = RandomResizedCropAndInterpolation.get_params(shape, augment.scale, augment.ratio)
+        sized = _Sized()
+        sized.size = encoded.size
+        box = RandomResizedCropAndInterpolation.get_params(sized, augment.scale, augment.ratio)
         crop = fast_crop if self.cfg.fast_decode else exact_crop
         return crop(encoded, box, self.size, self.cfg.interpolation, self.cfg.channels)
 
@@ -175,6 +176,14 @@ def _torch_mode(name: str) -> transforms.InterpolationMode:
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """Return uint8 (H, W, C)."""
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    """Return uint8 (C, H, W), a view of PIL's bytes packed line by line: nearly planes, so it is quickly copied."""
+    if image.mode == "L":
+        return np.asarray(image)[None]
+    width, height = image.size
+    return np.frombuffer(image.tobytes("raw", "RGB;L"), dtype=np.uint8).reshape(height, 3, width).transpose(1, 0, 2)
+
+
+class _Sized(Image.Image):
+    """An image without pixels: timm asks for the size, nothing else."""
+
+    size = (0, 0)

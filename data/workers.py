@@ -4,10 +4,12 @@ Each worker has a pipe of its own, so one that is killed can block nobody, and i
 Pixels travel through shared memory that is allocated once. Batches come back in the order of their keys.
 """
 
+import ctypes
 import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from multiprocessing import connection, util
 from typing import Any
 
@@ -21,6 +23,7 @@ from data.errors import WorkerError
 from data.sampler import BatchKey
 
 _POLL_SECONDS = 5.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
 
 
 class WorkerPool:
@@ -150,6 +153,7 @@ def _work(
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)  # sent to the whole job; the main process decides
     torch.set_num_threads(1)
+    _keep_freed_memory()
     slots = np.frombuffer(memory, dtype=np.uint8).reshape(shape)[number]
     parent = os.getppid()
     try:
@@ -161,3 +165,14 @@ def _work(
             pipe.send(dataset.make(key, slots[slot]))
     except (EOFError, ConnectionError):
         return
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory: each image needs the same buffers, and fresh pages cost a tenth of the time.
+
+    A worker's memory stays at its own peak, some tens of MB. Without glibc nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            library.mallopt(option, 1 << 30)

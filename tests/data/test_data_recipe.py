@@ -52,7 +52,7 @@ def ours(cfg: DataConfig, path: Path, size: int, seed: int) -> torch.Tensor:
     boxes = [(0, box.top, box.left, *box.noise.shape[1:]) for box in sample.erased]
     noise = np.concatenate([np.empty(0, np.float32), *(box.noise.numpy().ravel() for box in sample.erased)])
     key = BatchKey(0, 0, 0, np.zeros(1, np.int64), np.zeros(1, np.int64))
-    pixels = torch.from_numpy(np.array(sample.pixels.transpose(2, 0, 1)[None]))
+    pixels = torch.from_numpy(np.array(sample.pixels[None]))
     raw = RawBatch(key, [0], boxes, noise, pixels=pixels)
     return Normalizer(cfg.mean, cfg.std, pin_memory=False)(raw).images[0]
 
@@ -113,10 +113,10 @@ def test_parts_can_be_switched_off(photo: Path):
 def test_evaluation_images_are_those_of_timm(photo: Path, size: int):
     expected = create_transform(size, crop_pct=0.875, interpolation="bicubic", normalize=False)
     image = EvalTransform(DataConfig(), size)(opened(photo)).pixels
-    assert (image.transpose(2, 0, 1) == expected(Image.open(photo).convert("RGB")).numpy()).all()
+    assert (image == expected(Image.open(photo).convert("RGB")).numpy()).all()
     squashed = EvalTransform(DataConfig(eval_crop="squash"), size)(opened(photo)).pixels
     whole = Image.open(photo).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    assert (squashed == np.asarray(whole)).all()
+    assert (squashed.transpose(1, 2, 0) == np.asarray(whole)).all()
 
 
 @pytest.mark.parametrize(
