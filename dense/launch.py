@@ -102,7 +102,7 @@ def prepare(task: str, args: Any) -> Config:
     set_work_dir(config, args.config, args.work_dir)
     set_device(config, args.launcher)
     if config.launcher != "none" and not torch.cuda.is_available():
-        _start_cpu_group(config.launcher)
+        start_cpu_group(config.launcher)
     return config
 
 
@@ -170,7 +170,7 @@ def _set_multi_scale(config: Config) -> None:
     config.model = config.tta_model
 
 
-def _start_cpu_group(launcher: str) -> None:
+def start_cpu_group(launcher: str) -> None:
     """Join the processes over gloo; the library would ask for a GPU first."""
     if launcher == "slurm":
         if "MASTER_ADDR" not in os.environ:

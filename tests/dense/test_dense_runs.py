@@ -18,8 +18,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
+from dense.launch import start_cpu_group, train
 from dense.launch import test as run_test
-from dense.launch import train
 from dense.weights import CheckpointError, load_model, read_checkpoint, read_model
 
 pytestmark = pytest.mark.dense
@@ -213,3 +213,23 @@ def sample(scope: str) -> dict:
         "inputs": [torch.randint(0, 255, (3, 100, 130), dtype=torch.uint8) for _ in range(2)],
         "data_samples": samples,
     }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the library itself starts the group on GPUs")
+def test_slurm_on_machines_without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first node that scontrol lists is the meeting point, and SLURM's numbers become torch's."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$3" = "node[1-2]" ] && printf "localhost\\nnode2\\n"\n')
+    scontrol.chmod(0o755)
+    given = {"SLURM_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+    for name, value in {**given, "RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "", "MASTER_PORT": "29677"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "to be restored")
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    start_cpu_group("slurm")
+    try:
+        assert torch.distributed.get_backend() == "gloo" and torch.distributed.get_world_size() == 1
+        assert (os.environ["MASTER_ADDR"], os.environ["RANK"]) == ("localhost", "0")
+    finally:
+        torch.distributed.destroy_process_group()
