@@ -84,8 +84,9 @@ def config_of_run(run: dict[str, Any], path: Path) -> str:
     for config, departure in departures.items():
         if departure is None:
             return config
-    same_model = [text for text in departures.values() if text and not text.startswith("model.")]
-    raise ConfigError(f"{path}: no row has this config: {(same_model or list(departures.values()))[0]}")
+    texts = [text for text in departures.values() if text is not None]
+    nearest = next((text for text in texts if not text.startswith("model.")), texts[0])
+    raise ConfigError(f"{path}: no row has this config: {nearest}")
 
 
 def of_run(folder: Path) -> Record:

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from engine.config import load_config
 from engine.errors import ConfigError, hint
@@ -78,7 +78,8 @@ def load_grid(path: Path) -> Grid:
         faults = error.errors()
         first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
         where = ".".join(map(str, first["loc"]))
-        known = {"runs": RunSpec, "groups": Group}.get(str(first["loc"][0]), Grid) if len(first["loc"]) > 1 else Grid
+        inner: dict[str, type[BaseModel]] = {"runs": RunSpec, "groups": Group}
+        known = inner.get(str(first["loc"][0]), Grid) if len(first["loc"]) > 1 else Grid
         extra = f"unknown key; {hint(str(first['loc'][-1]), known.model_fields)}"
         raise ConfigError(f"{path}: {where}: {extra if first['type'] == 'extra_forbidden' else first['msg']}") from None
     for problem in problems(grid):

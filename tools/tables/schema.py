@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from engine.errors import ConfigError, hint
 from engine.yaml_values import read_mapping
@@ -168,7 +168,9 @@ def describe(error: ValidationError, data: Any) -> str:
     where += [".".join(map(str, location))] if location else []
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        model = {"row": Row, "column": Column}.get(where[0].split()[0], Table) if len(where) > 1 else Table
+        model: type[BaseModel] = (
+            {"row": Row, "column": Column}.get(where[0].split()[0], Table) if len(where) > 1 else Table
+        )
         message = f"unknown key; {hint(str(location[-1]), model.model_fields)}"
     return ": ".join([*where, message])
 
