@@ -162,7 +162,7 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
     other = work[0].resolved().model_dump(mode="json")
     other["train"]["epochs"] = 99
     (work[0].output / "config.yaml").write_text(yaml.safe_dump(other))
-    with pytest.raises(ConfigError, match=r"holds a run with train\.epochs = 99, now it is 10"):
+    with pytest.raises(ConfigError, match=r"holds a run with train\.epochs = 99, now it is \d+"):
         is_finished(work[0])
 
 

@@ -168,9 +168,8 @@ def describe(error: ValidationError, data: Any) -> str:
     where += [".".join(map(str, location))] if location else []
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = (
-            {"row": Row, "column": Column}.get(where[0].split()[0], Table) if len(where) > 1 else Table
-        )
+        inner: dict[str, type[BaseModel]] = {"row": Row, "column": Column}
+        model = inner.get(where[0].split()[0], Table) if len(where) > 1 else Table
         message = f"unknown key; {hint(str(location[-1]), model.model_fields)}"
     return ": ".join([*where, message])
 
