@@ -1,0 +1,94 @@
+"""tools/benchmark.py: one small comparison from the command line, its file, and what is refused."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.timing.measure import interleaved, peak_memory
+from tools.timing.report import aligned, paper_accuracy
+from tools.timing.specs import Work, build_model, flops_of_image, parse_spec
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/benchmark.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def test_comparison_as_json_and_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    small = ("--img-size", "32", "--batch", "2", "--rounds", "2", "--threads", "1")
+    done = _run("dw_conv_nano", "dw_conv_nano+fuse", "torchvision:resnet18", *small, "--json", "--output", str(path))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads(path.read_text())
+    rows = report["groups"][0]["rows"]
+    assert [row["model"] for row in rows] == ["dw_conv_nano", "dw_conv_nano+fuse", "torchvision:resnet18"]
+    assert rows[0]["ratio"] == 1 and all(row["images_per_second"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert rows[2]["ratio"] == pytest.approx(rows[0]["milliseconds"] / rows[2]["milliseconds"])
+    assert report["ceilings"].keys() == {"gemm_fp32", "copy"} and report["machine"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dw_conv_tin", "did you mean 'dw_conv_tiny'"),
+        ("timm:resnet5", "did you mean"),
+        ("dw_conv_tiny+fast", "(one of: +fuse, +compile)"),
+        ("hub:resnet", "not a library"),
+        ("timm:resnet18+fuse", "models of this project"),
+    ],
+)
+def test_unknown_models_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=text.split("+")[0].split(":")[0]) as caught:
+        parse_spec(text)
+    assert message in str(caught.value)
+
+
+def test_bad_input_ends_with_status_two_and_one_line() -> None:
+    done = _run("dw_conv_tin", "--device", "cpu")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "dw_conv_tiny" in done.stderr
+    if not torch.cuda.is_available():
+        done = _run("--suite", "gpu")
+        assert done.returncode == 2 and "no GPU" in done.stderr
+
+
+def test_calls_take_turns_and_stop_in_time() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: (order.append(name), time.sleep(0.11)) for name in "ab"}
+    timings = interleaved(calls, "cpu", rounds=50, deadline=time.monotonic())
+    assert order[-6:] == ["a", "b"] * 3 and timings["a"].rounds == 3
+    assert 0.1 < timings["a"].quarter <= timings["a"].median <= timings["a"].three_quarters
+
+
+def test_peak_memory_counts_what_lives_together() -> None:
+    def call() -> None:
+        for _ in range(3):
+            a = torch.empty(1 << 20)
+            torch.empty(1 << 18)
+            del a
+
+    megabytes = peak_memory(call, "cpu") / 2**20
+    assert 5 <= megabytes < 6  # 4 MB and 1 MB at once
+
+
+def test_flops_do_not_depend_on_the_options() -> None:
+    work = Work("inference", "bf16", 4, 64, "cpu")
+    assert flops_of_image(parse_spec("dw_conv_nano+fuse"), work) == flops_of_image(parse_spec("dw_conv_nano"), work) > 0
+    assert next(build_model(parse_spec("dw_conv_nano+fuse"), work).parameters()).dtype == torch.bfloat16
+
+
+def test_accuracies_come_from_the_tables() -> None:
+    assert paper_accuracy(parse_spec("timm:swin_tiny_patch4_window7_224+compile")) == 81.3
+    assert paper_accuracy(parse_spec("d_dw_conv_tiny+fuse")) == 81.9
+    assert paper_accuracy(parse_spec("dw_conv_nano")) is None
+
+
+def test_columns_line_up() -> None:
+    assert aligned([["a", "10"], ["long", "2"]]) == "a     10\nlong   2"
