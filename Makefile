@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench clean
+.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,3 +62,9 @@ check: $(DEV_STAMP)  ## lint, format and types
 
 tables: $(CORE_STAMP)  ## the paper's tables beside ours, with the command that trains each row
 	$(PY) tools/make_tables.py
+
+bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
+	$(PY) tools/benchmark.py --suite standard
+
+bench-gpu: $(CORE_STAMP)  ## the same on a GPU, compiled, with the operators by themselves (at most eight minutes)
+	$(PY) tools/benchmark.py --suite gpu --minutes 7
