@@ -19,6 +19,8 @@ from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_la
 from models.theory.measure import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
 
+NEURONS = 2048  # the matrix has their square, its rank takes their cube
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,8 +51,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
         raise ValueError(
             f"--size: {args.size} must be an even number of at least two windows of {args.window}; try {nearest}"
         )
-    if args.size**2 * args.channels > 4096:
-        most = max(1, 4096 // args.size**2)
+    if args.size**2 * args.channels > NEURONS:
+        most = max(1, NEURONS // args.size**2)
         raise ValueError(f"--channels: {args.size}x{args.size} positions allow at most {most}, the matrix is square")
     return Setting(
         size=(args.size, args.size),

@@ -16,8 +16,8 @@ EQUAL = 1e-9
 """Weights that differ by less than this part of the largest are shared."""
 DRAWS = 16
 """Random sets of parameters on which a layer must keep its weights between images to be called static."""
-RANK = 1e-11
-"""Singular values below this part of the largest do not count."""
+RANK = 1e-13
+"""Singular values below this part of the largest do not count; a softmax of few features comes near it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,12 @@ def row(properties: Properties) -> dict[str, str]:
 
 
 def scaled(layer: Layer, setting: Setting) -> Setting:
-    """The setting with the larger map that a layer needs."""
+    """The setting with the larger map that a layer needs, and fewer channels, so that the matrix grows little."""
     factor = layer.size_factor
-    return replace(setting, size=(setting.size[0] * factor, setting.size[1] * factor))
+    if factor == 1:
+        return setting
+    size = (setting.size[0] * factor, setting.size[1] * factor)
+    return replace(setting, size=size, channels=max(4, setting.channels // factor))
 
 
 def declared(layer: Layer, setting: Setting) -> Properties:
