@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation test test-slow check tables bench bench-gpu clean
+.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,10 @@ faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (a
 	$(PY) tools/faults.py
 
 test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
+theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
+	$(PY) tools/theory_page.py
+
+test: $(DEV_STAMP)  ## the whole default suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 test-slow: $(DEV_STAMP) $(DENSE_STAMP)  ## the tests that take minutes each

@@ -71,7 +71,7 @@ TABLE_1: dict[str, Layer] = {
 """The rows of Table 1, by the keys of configs/tables/table1.yaml."""
 
 MORE: dict[str, Layer] = {
-    "i_dynamic": _mixer("i_dynamic", "I-Dynamic", "Inhomogeneous dynamic", groups=...),
+    "i_dynamic": _mixer("i_dynamic", "I-Dynamic", "I-Dynamic", groups=...),
     "dw_conv_shared": _mixer("dw_conv", "DW-Conv., shared across channels", share_channels=True),
     "static_window": _mixer("static_window", "Static windows"),
     "static_window_shared": _mixer("static_window", "Static windows, shared", share_windows=True),

@@ -109,7 +109,7 @@ def test_figure_4_follows_from_the_declared_properties() -> None:
     first = {cell: next(iter(names)) for cell, names in graph.cells.items()}
     assert {(first[arrow.source], first[arrow.target], arrow.change) for arrow in graph.arrows} == FIGURE_4
     local_dynamic = Cell(positions="local window", channels_connected=False, dynamic=True, low_rank=False)
-    assert list(graph.cells[local_dynamic]) == ["Local ViT", "Dynamic DW-S Conv.", "Inhomogeneous dynamic"]
+    assert list(graph.cells[local_dynamic]) == ["Local ViT", "Dynamic DW-S Conv.", "I-Dynamic"]
 
 
 def test_a_changed_declaration_changes_the_graph() -> None:

@@ -1,0 +1,105 @@
+"""The page: self-contained, complete, and its pictures of weights show what the paper says of them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from engine.config import load_config, to_dict
+from engine.weights import save_weights
+from models import build_model
+from models.theory.measure import generic_copy
+from tools import theory_page
+from tools.theory.trained import FAMILIES
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A page of four nano models whose weights are random, as run folders hold them, and two drawn images."""
+    folder = tmp_path_factory.mktemp("theory")
+    repo = Path(__file__).resolve().parents[2]
+    runs = []
+    for family in FAMILIES:
+        run = folder / f"{family}_nano"
+        config = load_config(repo / "configs" / "quickstart" / f"{family}_nano.yaml", [f"output={run}"])
+        model = generic_copy(build_model(config.model), torch.Generator().manual_seed(0)).float()
+        run.mkdir()
+        save_weights(run / "best.safetensors", model.state_dict(), {})
+        (run / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+        runs.append(str(run))
+    images = []
+    for name, columns, light in (("one", 4, 255), ("two", 9, 150)):
+        image = Image.new("L", (28, 28))
+        image.paste(light, (8, 6, 8 + columns, 22))
+        image.save(folder / f"{name}.png")
+        images.append(str(folder / f"{name}.png"))
+    assert theory_page.main(["--output", str(folder / "page"), "--run", *runs, "--image", *images]) == 0
+    yield folder / "page"
+
+
+def test_page_needs_no_network_and_fits_a_phone(written: Path) -> None:
+    text = (written / "index.html").read_text(encoding="utf-8")
+    assert 'name="viewport"' in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text and "@import" not in text
+    assert len(text) < 5e6
+
+
+def test_page_has_every_part(written: Path) -> None:
+    text = (written / "index.html").read_text(encoding="utf-8")
+    for part in ("Figure 1", "Table 1", "Appendix A", "Figures 2 and 4", "Appendix C", "Learned weights"):
+        assert part in text
+    for figure in ("figure1_a.svg", "figure4.svg", "matrix_dw_conv.png", "translation_i-dynamic.svg"):
+        assert (written / "figures" / figure).stat().st_size > 500
+    assert "equivalent to no translation" in text and "equivalent to translation by windows" in text
+
+
+def picture(written: Path, sheet: str, name: str, column: str) -> bytes:
+    return (written / "figures" / f"weights_{sheet}_{name}_{column}.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "positions_alike", "images_alike", "neighbours_alike"),
+    [
+        ("dw_conv", True, True, False),
+        ("d_dw_conv", True, False, False),
+        ("i_dynamic", False, False, True),
+        ("swin", False, False, True),
+    ],
+)
+def test_pictures_show_sharing_and_dynamics(
+    written: Path, name: str, positions_alike: bool, images_alike: bool, neighbours_alike: bool
+) -> None:
+    """Equal weights give equal pictures, byte by byte; the second stage has two channels in a group of I-Dynamic."""
+    bright, dark = (picture(written, "image_a", name, column) for column in ("brightest", "darkest"))
+    assert (bright == dark) == positions_alike
+    assert (bright == picture(written, "image_b", name, "brightest")) == images_alike
+    first, second = (picture(written, "channels", name, f"channel_{index}") for index in (0, 1))
+    assert (first == second) == neighbours_alike
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--run", "no_such"], "no_such: not a run folder"),
+        (["--epochs", "0"], "--epochs: must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert theory_page.main(["--output", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error
+
+
+def test_an_image_that_cannot_be_read_is_named(written: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    run = str(written.parent / "dw_conv_nano")
+    images = [str(tmp_path / "broken.png"), str(tmp_path / "none.png")]
+    assert theory_page.main(["--output", str(tmp_path), "--run", run, "--image", *images]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "broken.png: not a readable image" in error

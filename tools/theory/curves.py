@@ -1,0 +1,90 @@
+"""Appendix C as curves: error over shift for a mixer alone and for a whole stage of two blocks."""
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models import create_model
+from models.mixers import Site, build_mixer
+from models.theory.measure import generic_copy
+from models.theory.translation import Kind, translation_errors, translation_kind
+
+WINDOW, SIDE, DIM = 4, 28, 8
+SHIFTS = tuple(range(2 * WINDOW + 1))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An operator whose curves are drawn."""
+
+    label: str
+    mixer: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SUBJECTS = [
+    Subject("DW-Conv.", "dw_conv"),
+    Subject("D-DW-Conv.", "d_dw_conv"),
+    Subject("I-Dynamic", "i_dynamic", {"groups": 4}),
+    Subject("Convolutional attention", "conv_attention", {"form": "post_conv"}),
+    Subject("Window attention", "window_attention"),
+    Subject("Static windows, shared", "static_window", {"share_windows": True}),
+    Subject("Static windows", "static_window"),
+]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Errors by shift of the mixer and of the stage, and which translations the mixer is equivalent to."""
+
+    mixer: dict[int, float]
+    stage: dict[int, float]
+    kind: Kind
+
+
+def measure_curves(subject: Subject) -> Curves:
+    """Random parameters, float64; the stage is patch merging and two blocks, the second with shifted windows."""
+    generator = torch.Generator().manual_seed(0)
+    site = Site(dim=DIM, num_heads=2, resolution=(SIDE, SIDE))
+    mixer = generic_copy(build_mixer(subject.mixer, site, window_size=WINDOW, **subject.options), generator).eval()
+    x = torch.randn(1, SIDE, SIDE, DIM, dtype=torch.float64, generator=generator)
+    alone = translation_errors(mixer, x, SHIFTS, margin=WINDOW)
+    base = "swin_nano" if "window" in subject.mixer or "attention" in subject.mixer else f"{subject.mixer}_nano"
+    model = create_model(
+        base,
+        mixer=subject.mixer,
+        mixer_args=subject.options,
+        embed_dim=DIM,
+        depths=(1, 2),
+        num_heads=(1, 2),
+        window_size=WINDOW,
+        img_size=SIDE * 8,
+        num_classes=0,
+    )
+    stage = generic_copy(model.stages[1], generator).eval()
+    x = torch.randn(1, 2 * SIDE, 2 * SIDE, DIM, dtype=torch.float64, generator=generator)
+    whole = translation_errors(stage, x, SHIFTS, margin=2 * WINDOW, stride=2)
+    return Curves(alone, whole, translation_kind(alone, WINDOW))
+
+
+def draw_curves(curves: Curves) -> str:
+    """One small panel as SVG, its text as paths, so that it looks the same everywhere."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(3.2, 2.1), layout="constrained")
+    axes.plot(SHIFTS, list(curves.mixer.values()), "o-", color="#0b6e99", markersize=5, label="mixer")
+    axes.plot(SHIFTS, list(curves.stage.values()), "s--", color="#c4501b", markersize=4, label="stage")
+    for shift in SHIFTS[WINDOW::WINDOW]:
+        axes.axvline(shift, color="#d5dbe1", zorder=0)
+    axes.set(xlabel="shift (positions)", ylabel="relative error", ylim=(-0.08, 2.0), xticks=SHIFTS)
+    axes.legend(frameon=False, loc="upper right", ncols=2, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return stream.getvalue()[stream.getvalue().index("<svg") :]
