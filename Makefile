@@ -48,11 +48,10 @@ quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictu
 faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
 	$(PY) tools/faults.py
 
-test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
 theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
 	$(PY) tools/theory_page.py
 
-test: $(DEV_STAMP)  ## the whole default suite
+test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 test-slow: $(DEV_STAMP) $(DENSE_STAMP)  ## the tests that take minutes each
