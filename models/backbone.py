@@ -38,6 +38,8 @@ class PatchEmbed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        # In NHWC memory the convolution writes the map as the blocks read it.
+        image = image.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(image).permute(0, 2, 3, 1))
 
 
