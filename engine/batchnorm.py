@@ -15,13 +15,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.distributed import World
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's synchronised BN, which has no CPU kernel, with the same sums over gloo for CPU tensors."""
+class CpuSyncBatchNorm(_BatchNorm):
+    """Synchronised BN for CPU tensors, which torch's own refuses: the same sums, over gloo."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (N, C, ...), got {input.ndim} dimensions")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise (N, C, ...) by the mean and biased variance over all ranks; the ranks may differ in N."""
-        if x.device.type != "cpu" or not self.training or not dist.is_initialized():
-            return super().forward(x) if x.device.type != "cpu" else _BatchNorm.forward(self, x)
+        if not self.training or not dist.is_initialized():
+            return super().forward(x)
         dims = [0, *range(2, x.ndim)]
         count = x.new_full((1,), x.numel() / x.shape[1])
         total, count = all_reduce(torch.cat([x.sum(dims), count])).split([x.shape[1], 1])
@@ -49,12 +53,15 @@ def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def synchronise(model: nn.Module) -> nn.Module:
-    """Replace every BN of the model by its synchronised form, in place where possible; returns the model."""
+SYNCHRONISED = (nn.SyncBatchNorm, CpuSyncBatchNorm)
+
+
+def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BN of the model by its synchronised form for ``device``; returns the model."""
     model = convert_sync_batchnorm(model)
     for module in model.modules():
-        if type(module) is nn.SyncBatchNorm:
-            module.__class__ = SyncBatchNorm  # the same state and constructor; only the CPU path is added
+        if device.type == "cpu" and type(module) is nn.SyncBatchNorm:
+            module.__class__ = CpuSyncBatchNorm  # type: ignore[assignment]  # same state, other way to the sums
     return model
 
 
@@ -71,7 +78,7 @@ class Statistics:
         values = [[m.running_mean, m.running_var] for m in layers]
         self.values: list[torch.Tensor] = [v for pair in values for v in pair if v is not None]
         self.counts: list[torch.Tensor] = [m.num_batches_tracked for m in layers if m.num_batches_tracked is not None]
-        self._per_rank = any(not isinstance(m, nn.SyncBatchNorm) for m in layers)
+        self._per_rank = any(not isinstance(m, SYNCHRONISED) for m in layers)
         self._saved: list[torch.Tensor] = []
 
     def keep(self) -> None:
@@ -102,7 +109,7 @@ def batch_warning(model: nn.Module, per_rank: int, world: World, recipe: int | N
     layers = norms(model)
     if not layers or recipe is None:
         return None
-    synchronised = all(isinstance(m, nn.SyncBatchNorm) for m in layers)
+    synchronised = all(isinstance(m, SYNCHRONISED) for m in layers)
     images = per_rank * world.size if synchronised else per_rank
     if images == recipe:
         return None

@@ -75,6 +75,7 @@ def evaluate(
         for number in range(rounds):  # a rank with fewer batches, or none, still takes part in every decision
             at(f"evaluation, batch {number}")
             batch, fault = _next(batches)
+            at(f"evaluation, batch {number}, waiting for the other ranks")
             _decide(world, stop, fault)
             if batch is not None:
                 counts += _count(model, batch, judge, world, train)

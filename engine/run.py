@@ -153,6 +153,7 @@ class Run:
             part = [next(batches) for _ in range(self.config.train.accumulation)]
         except Exception as error:  # whatever a loader raises, the other ranks must hear of it
             fault = f"{type(error).__name__}: {error}"
+        self.watchdog.at(f"step {self.state.progress.step}, waiting for the other ranks")
         stopped, failed = self.world.largest(int(bool(self.stop)), int(fault is not None))
         if stopped:
             self._stop()

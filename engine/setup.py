@@ -127,7 +127,7 @@ def build_state(model: nn.Module, config: Config, world: World, steps_per_epoch:
     """Everything that trains ``model``, at step 0. The network is not yet distributed: see :func:`distribute`."""
     train = config.train
     if train.sync_bn and world.size > 1:
-        model = synchronise(model)
+        model = synchronise(model, world.device)
     model = place(model, config, world).train()
     optimizer = build_optimizer(model, train)
     decay = train.ema_decay

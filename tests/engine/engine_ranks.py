@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
         process.join()
     failures = [text for _, failed, text in found if failed]
     assert not failures, "\n".join(failures)
-    return [value for _, _, value in sorted(found, key=lambda answer: answer[0])]
+    return [pickle.loads(value) for _, _, value in sorted(found, key=lambda answer: answer[0])]
 
 
 def _rank(rank: int, size: int, port: int, answers: Any, function: Callable[..., Any], arguments: Any) -> None:
@@ -41,7 +42,7 @@ def _rank(rank: int, size: int, port: int, answers: Any, function: Callable[...,
 
     world = join_world("cpu", 60.0)
     try:
-        answers.put((rank, False, function(world, *arguments)))
+        answers.put((rank, False, pickle.dumps(function(world, *arguments))))
     except BaseException:
         answers.put((rank, True, f"rank {rank}:\n{traceback.format_exc()}"))
     finally:

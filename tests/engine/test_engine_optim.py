@@ -1,5 +1,6 @@
 """The recipe's optimiser and schedule against values computed another way: timm's classes with Swin's arguments."""
 
+import itertools
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def test_layer_decay_scales_each_layers_rate(small):
     names = dict(small.named_parameters())
     assert rates[id(names["head.weight"])] == pytest.approx(1e-3)
     blocks = [rates[id(names[f"stages.{s}.blocks.{b}.mlp.fc1.weight"])] for s, b in [(0, 0), (1, 0), (2, 0), (2, 1)]]
-    assert all(2 * first == pytest.approx(second) for first, second in zip(blocks, blocks[1:], strict=False))
+    assert all(2 * first == pytest.approx(second) for first, second in itertools.pairwise(blocks))
     assert rates[id(names["patch_embed.proj.weight"])] == min(rates.values())
 
 

@@ -8,7 +8,6 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from data import Batch, build_mixup
-from data.config import DataConfig
 from engine.batchnorm import Statistics
 from engine.config import Config
 from engine.distributed import World

@@ -11,7 +11,7 @@ from engine.errors import EXIT_FAILURE
 from engine.weights import file_hash
 from tools.fault_suite.outcome import Outcome, fault
 from tools.fault_suite.sabotage import Fault
-from tools.fault_suite.workshop import Workshop
+from tools.fault_suite.workshop import Processes, Workshop
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 3.0
@@ -19,7 +19,7 @@ TIMEOUT = 3.0
 
 @fault(
     "a rank is stopped (SIGSTOP) or its loader hangs",
-    "the other rank ends with an error that names it soon after train.timeout",
+    "both ranks end with an error that names it, soon after train.timeout",
     full=6,
     short=1,
 )
@@ -34,14 +34,24 @@ def stall(workshop: Workshop, trials: int, draw: random.Random, outcome: Outcome
         if by_signal:
             run.signal(signal.SIGSTOP, [rank])
         began = time.monotonic()
-        other = 1 - rank
-        named = run.wait_for(f"rank {rank}", other, timeout=10 * TIMEOUT)
+        signs = [
+            f"no sign of life from rank {rank}",
+            f"waiting for rank {rank}",
+            f"error: rank {rank}: no progress",
+        ]
+        while time.monotonic() - began < 10 * TIMEOUT and not _says(run, signs):
+            time.sleep(0.05)
         late = time.monotonic() - began
-        time.sleep(0.5)
-        run.signal(signal.SIGKILL, [rank])
-        status = run.wait(20)[other].status
-        good = named and status == EXIT_FAILURE
-        outcome.count(good, f"rank {rank}: status {status} after {late:.1f} s: {run.said(other)[-300:]}")
+        if by_signal:
+            run.wait_for_end(1 - rank, 5)
+            run.signal(signal.SIGKILL, [rank])
+        status = run.wait(20)[1 - rank].status
+        good = _says(run, signs) and status == EXIT_FAILURE and late < 8 * TIMEOUT
+        outcome.count(good, f"rank {rank}: status {status} after {late:.1f} s: {run.said(1 - rank)[-300:]}")
+
+
+def _says(run: Processes, signs: list[str]) -> bool:
+    return any(sign in run.said(rank) for rank in (0, 1) for sign in signs)
 
 
 @fault("a loader worker is killed", f"exit {EXIT_FAILURE}, the error names the worker and the rank", full=6, short=1)
@@ -55,7 +65,7 @@ def kill_worker(workshop: Workshop, trials: int, draw: random.Random, outcome: O
         subprocess.run(["kill", "-9", str(victim)], check=True)
         ended = run.wait(60)
         good = all(e.status == EXIT_FAILURE for e in ended)
-        line = ended[-1].last_line
+        line = "; ".join(e.last_line for e in ended)
         good = good and f"rank {ranks - 1}: WorkerError" in line and str(victim) in line
         good = good and all("Traceback" not in e.text for e in ended)
         outcome.count(good, f"{[e.status for e in ended]}: {line}")

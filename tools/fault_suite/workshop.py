@@ -98,6 +98,10 @@ class Processes:
             time.sleep(0.002)
         return False
 
+    def wait_for_end(self, rank: int, timeout: float) -> None:
+        """Wait until a rank has ended, or for ``timeout`` seconds."""
+        self._processes[rank].join(timeout)
+
     def wait(self, timeout: float = 120.0) -> list[Ended]:
         """Wait for all ranks to end; those that have not by then are killed and have the status None."""
         until = time.monotonic() + timeout
