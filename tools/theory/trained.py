@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from data import build_eval_loader
+from data.decode import open_image
 from data.errors import DataError
 from data.transforms import EvalTransform, channel_values
 from engine.config import Config, ConfigError, load_config
@@ -99,12 +99,11 @@ def two_images(config: Config, files: Sequence[Path]) -> list[Tensor]:
 
 def _read_image(config: Config, path: Path) -> Tensor:
     try:
-        opened = Image.open(path)
-        opened.load()
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not a readable image ({type(error).__name__})") from None
-    sample = EvalTransform(config.data, config.model.img_size)(opened, str(path))
-    pixels = torch.from_numpy(sample.pixels.copy()).permute(2, 0, 1).float() / 255
+        encoded = open_image(path.read_bytes(), str(path), config.data.max_pixels)
+    except OSError as error:
+        raise DataError(f"{path}: not a readable image ({error.strerror})") from None
+    sample = EvalTransform(config.data, config.model.img_size)(encoded)
+    pixels = torch.from_numpy(sample.pixels.copy()).float() / 255
     mean, std = (
         torch.tensor(channel_values(values, len(pixels)))[:, None, None]
         for values in (config.data.mean, config.data.std)
