@@ -1,6 +1,7 @@
 """The one wrapper: the zoo's values in both libraries, the authors' dense behaviour, weights, freezing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from dense.backbone import PADDED_MIXERS, ZooBackbone
 from models import create_model
 from models.checkpoint import CheckpointError, convert_state, read_weights
+from models.mixers.window_attention import relative_position_index
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,3 +185,22 @@ def test_the_core_never_imports_the_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_swins_released_dense_names_load() -> None:
+    """Swin's own detectors: `layers`, `attn`, merging at the end of a stage, the index tables, and norm0 to norm3."""
+    swin = randomise(ZooBackbone("swin_nano"))
+    theirs = {}
+    for key, value in swin.state_dict().items():
+        if match := re.match(r"stages\.(\d)\.downsample\.(.+)", key):
+            key = f"layers.{int(match[1]) - 1}.downsample.{match[2]}"
+        key = key.replace("stages.", "layers.").replace(".mixer.", ".attn.")
+        theirs[key] = value
+        if key.endswith("relative_position_bias_table"):
+            theirs[key.replace("bias_table", "index")] = relative_position_index(7)
+    assert {key.split(".")[0] for key in theirs} == {"patch_embed", "layers", "norm0", "norm1", "norm2", "norm3"}
+    other = ZooBackbone("swin_nano").eval()
+    other.load_zoo_state(convert_state(theirs))
+    image = torch.randn(1, 3, 61, 90)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(swin(image), other(image), strict=True))
