@@ -1,5 +1,6 @@
 """A batch: as bytes on its way from a worker, and finished as the model sees it."""
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,6 +8,15 @@ import torch
 from torch import Tensor
 
 from data.sampler import BatchKey
+
+_KEPT = 3  # batches: one in use, one kept by the caller, one being made
+
+
+def _references(arrays: list[np.ndarray], number: int) -> int:
+    return sys.getrefcount(arrays[number])
+
+
+_UNUSED = _references([np.empty(1)], 0)  # of an array that only its list refers to; versions of Python differ
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Normalizer:
         self.scale = torch.tensor(1 / (255 * deviation), dtype=torch.float32).view(-1, 1, 1)
         self.shift = torch.tensor(-np.asarray(mean) / deviation, dtype=torch.float32).view(-1, 1, 1)
         self.pin_memory = pin_memory
+        self._arrays: list[np.ndarray] = []
 
     def __call__(self, raw: RawBatch) -> Batch:
         """Normalise and put the erased boxes in."""
@@ -80,7 +91,17 @@ class Normalizer:
         return Batch(images, targets, indices, raw.key.epoch, raw.key.position, tuple(raw.replaced))
 
     def _allocate(self, shape: torch.Size) -> Tensor:
+        """Return memory for a batch: that of an earlier one which nobody holds any more, as fresh pages cost time."""
         if self.pin_memory:
-            return torch.empty(shape, pin_memory=True)
-        # numpy asks the system for huge pages, torch does not: a fresh batch then costs a third less
-        return torch.from_numpy(np.empty(shape, dtype=np.float32))
+            return torch.empty(shape, pin_memory=True)  # torch reuses pinned memory by itself
+        count, *rest = shape
+        for number in range(len(self._arrays)):
+            # A tensor made by from_numpy, and any view of it, keeps a reference to the array: without one it is free.
+            if _references(self._arrays, number) == _UNUSED:
+                array = self._arrays[number]
+                if len(array) >= count and list(array.shape[1:]) == rest:
+                    return torch.from_numpy(array[:count])
+        array = np.empty(shape, dtype=np.float32)
+        if len(self._arrays) < _KEPT:
+            self._arrays.append(array)
+        return torch.from_numpy(array)

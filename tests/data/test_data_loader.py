@@ -95,3 +95,21 @@ def test_too_few_images_for_a_batch(image_folder: Path):
 def test_odd_batch_with_mixup(image_folder: Path):
     with pytest.raises(DataError, match="even"):
         build_train_loader(config(image_folder), img_size=48, batch_size=3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_is_kept_is_not_overwritten(image_folder: Path, workers: int):
+    """Memory of earlier batches is reused only where nothing refers to it: not a batch, a view or a numpy array."""
+    loader = build_train_loader(config(image_folder, workers=workers), img_size=48, batch_size=4, seed=3)
+    kept = []
+    for number, batch in enumerate(loader.epoch(0)):
+        part = (batch.images, batch.images[1:3, :1], batch.images.numpy(), batch.images.detach())[number % 4]
+        kept.append((part, torch.as_tensor(part).clone()))
+    loader.close()
+    assert all(torch.as_tensor(part).equal(copy) for part, copy in kept)
+
+
+def test_memory_is_reused_when_batches_are_dropped(image_folder: Path):
+    loader = build_train_loader(config(image_folder), img_size=48, batch_size=4, seed=3)
+    places = {batch.images.data_ptr() for batch in loader.epoch(0)}
+    assert len(places) <= 3
