@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.backbone import Block, ExtraDepthwise, LocalNet
 from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.fused import ChannelAffine, FusedLinear, ImageBlockedStage, NormedReLU, constant
+from models.layers.fused import ChannelAffine, FusedDepthwiseBlock, FusedLinear, ImageBlockedStage, NormedReLU, constant
 from models.layers.pointwise import PointwiseConv
 from models.mixers.depthwise import DepthwiseMixer
 from models.mixers.dynamic_depthwise import DynamicDepthwiseConv, ImageKernels
@@ -43,8 +43,18 @@ def fuse(model: Model) -> Model:
     for module in list(fused.modules()):
         _replace_children(module, inside=isinstance(fused, LocalNet))
     if isinstance(fused, LocalNet):
-        fused.stages = nn.ModuleList(ImageBlockedStage(s.downsample, list(s.blocks)) for s in fused.stages)
+        fused.stages = nn.ModuleList(
+            ImageBlockedStage(stage.downsample, [_shortened(block) for block in stage.blocks]) for stage in fused.stages
+        )
     return fused
+
+
+def _shortened(block: Any) -> nn.Module:
+    """A folded depth-wise block with its residual sums inside its linear layers, where it has no further parts."""
+    mixer = block.mixer
+    plain = isinstance(mixer, DepthwiseMixer) and not mixer.window_pad and type(mixer.norm_out) is nn.Identity
+    plain = plain and block.extra_dw is None and block.se is None and isinstance(mixer.proj_out, FusedLinear)
+    return FusedDepthwiseBlock(block) if plain and isinstance(block.mlp.fc2, FusedLinear) else block
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:

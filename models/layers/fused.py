@@ -1,9 +1,11 @@
 """The modules of a fused model (:func:`models.fuse`): no norm with statistics, no gradient."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Stage
+from models.backbone import Block, Stage
 from models.layers.norms import normalize
 from models.ops.linear import linear, runs_eagerly
 
@@ -23,8 +25,9 @@ class FusedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias, self.activation = weight, bias, activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, self.activation)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """`residual`, of the output's shape, is added in the same call."""
+        return linear(x, self.weight, self.bias, self.activation, residual)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activation={self.activation!r}"
@@ -51,6 +54,23 @@ class NormedReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = normalize(self.norm, self.layer(x))
         return x.relu_() if runs_eagerly(x) else x.relu()
+
+
+class FusedDepthwiseBlock(nn.Module):
+    """A block of a depth-wise model whose norms are folded: five calls, the residual sums inside two of them.
+
+    The names of its parts are those of :class:`models.backbone.Block`.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.mixer, self.norm2, self.mlp = block.mixer, block.norm2, block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixer: Any = self.mixer
+        mlp: Any = self.mlp
+        x = mixer.proj_out(mixer.op(mixer.proj_in(x)), residual=x)
+        return mlp.fc2(mlp.act(mlp.fc1(normalize(self.norm2, x))), residual=x)
 
 
 class ImageBlockedStage(Stage):

@@ -142,27 +142,29 @@ def per_position_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
 
 
 class _Generator:
-    """The linear map from `hidden` to the weights, with its rows sorted taps first."""
+    """The linear map from `hidden` to the weights, with its rows sorted taps first.
+
+    It works in the accumulation dtype: the product is short, and converting its result would cost more than it.
+    """
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> None:
-        self.hidden, self.shape = hidden, shape
-        self.weight = weight.to(hidden.dtype).view(shape.groups, shape.taps, -1).transpose(0, 1).contiguous()
+        self.hidden, self.shape, self.dtype = hidden, shape, accumulation_dtype(hidden.dtype)
+        self.weight = weight.to(self.dtype).view(shape.groups, shape.taps, -1).transpose(0, 1).contiguous()
         self.bias: Tensor | None = None
         if bias is not None:
-            self.bias = bias.to(hidden.dtype).view(shape.groups, shape.taps).t().contiguous().unsqueeze(1)
+            self.bias = bias.to(self.dtype).view(shape.groups, shape.taps).t().contiguous().unsqueeze(1)
 
     def inputs(self, block: Block) -> Tensor:
         """The hidden vectors of a block, (positions, D)."""
         part = self.hidden[block.first : block.last, block.top : block.bottom]
-        return part.reshape(-1, self.hidden.shape[-1])
+        return part.reshape(-1, self.hidden.shape[-1]).to(self.dtype)
 
-    def taps(self, block: Block, dtype: torch.dtype) -> Tensor:
+    def taps(self, block: Block) -> Tensor:
         """The block's weights, (k*k, images, rows, line)."""
         inputs = self.inputs(block).expand(self.shape.taps, -1, -1)
         columns = self.weight.transpose(1, 2)
         taps = torch.bmm(inputs, columns) if self.bias is None else torch.baddbmm(self.bias, inputs, columns)
-        rows = block.bottom - block.top
-        return taps.view(self.shape.taps, block.last - block.first, rows, self.shape.line).to(dtype)
+        return taps.view(self.shape.taps, block.last - block.first, block.bottom - block.top, self.shape.line)
 
 
 def _live(rows: Tensor, x: Tensor, groups: int, kernel: int) -> Tensor:
@@ -183,7 +185,7 @@ def generate_and_aggregate(
     planes = _to_planes(x, shape, padded=True)
     out = planes.new_zeros(shape.batch, shape.width_of_group, shape.height, shape.line)
     for block in shape.blocks():
-        _sum_block(out, planes, generator.taps(block, planes.dtype), block, shape)
+        _sum_block(out, planes, generator.taps(block), block, shape)
     return _from_planes(out, shape, x.dtype)
 
 
@@ -214,11 +216,10 @@ def _generated_backward(
     grad_rows = planes.new_zeros(rows.shape)
     grad_bias = planes.new_zeros(rows.shape[0])
     for block in shape.blocks():
-        taps = generator.taps(block, planes.dtype)
+        taps = generator.taps(block)
         grad_taps = _sum_block_backward(grad_out, planes, grad_planes, taps, block, shape)
         by_position = grad_taps.view(shape.taps, -1, groups).transpose(0, 1).reshape(-1, rows.shape[0])
         grad_bias += by_position.sum(0)
-        by_position = by_position.to(hidden.dtype)
         inputs = generator.inputs(block)
         target = grad_hidden[block.first : block.last, block.top : block.bottom]
         target.copy_((by_position @ rows).view_as(target))

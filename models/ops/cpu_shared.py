@@ -13,8 +13,6 @@ from models.ops.reference import reach, same_padding
 
 # Above this number of positions one convolution per image is faster than moving the images into the channels.
 _LOOP_POSITIONS = 1024
-# Above this number one matrix product per image and channel is faster than one per channel.
-_PLANE_POSITIONS = 512
 
 
 def _pad(x: Tensor, kernel: tuple[int, int], before: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -50,7 +48,9 @@ def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int
     rows = reach(weight.shape[-2], before[0], x.shape[1])
     columns = reach(weight.shape[-1], before[1], x.shape[2])
     before = before[0] - rows.start, before[1] - columns.start
-    weight = weight[..., rows, columns].to(x.dtype).repeat_interleave(x.shape[-1] // weight.shape[-3], dim=-3)
+    weight = weight[..., rows, columns].to(x.dtype)
+    if weight.shape[-3] != x.shape[-1]:
+        weight = weight.repeat_interleave(x.shape[-1] // weight.shape[-3], dim=-3)
     bias = None if bias is None else bias.to(x.dtype)
     convolve = _convolve if weight.dim() == 3 else _convolve_images
     out = convolve(x.contiguous().permute(0, 3, 1, 2), weight, bias, before)
@@ -90,15 +90,17 @@ def _live_grad_weight(grad: Tensor, x: Tensor, weight: Tensor, before: tuple[int
     groups, kernel_height, kernel_width = weight.shape[-3:]
     top, left = before
     bottom, right = kernel_height - 1 - top, kernel_width - 1 - left
-    per_image = weight.dim() == 4 or height * width > _PLANE_POSITIONS
+    per_image = weight.dim() == 4
     # Planes (C, H, B, W), or (B, C, H, W): the rows that one offset pairs lie one after the other.
-    order = (0, 3, 1, 2) if per_image else (3, 1, 0, 2)
+    order = (0, 1, 2, 3) if per_image else (1, 2, 0, 3)
     planes = batch * channels if per_image else channels
     step = 1 if per_image else batch
     rows = height * step
     columns = width + kernel_width - 1
-    left_factor = grad.to(x.dtype).permute(order).reshape(planes, rows, width).transpose(1, 2)
-    padded = F.pad(x, (0, 0, left, right, top, bottom)).permute(order)
+    # Channels first in one step, and the images moved by whole rows after it, is faster than both at once.
+    grad_planes, x_planes = (map.permute(0, 3, 1, 2).contiguous() for map in (grad.to(x.dtype), x))
+    left_factor = grad_planes.permute(order).reshape(planes, rows, width).transpose(1, 2)
+    padded = F.pad(x_planes, (left, right, top, bottom)).permute(order)
     padded = padded.reshape(planes, (height + kernel_height - 1) * step, columns)
     taps = []
     for i in range(kernel_height):

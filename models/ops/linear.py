@@ -18,18 +18,25 @@ def runs_eagerly(x: Tensor) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """`activation(x @ weight.T + bias)` on the last axis of x.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
+    """`activation(x @ weight.T + bias) + residual` on the last axis of x.
 
     Args:
         x: (..., C).
         weight: (D, C).
         bias: (D,) or None.
         activation: "none", "relu" or "gelu" (by the error function).
+        residual: (..., D) or None; only without an activation.
     """
     if runs_eagerly(x) and _onednn_takes(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
-    return ACTIVATIONS[activation](F.linear(x, weight, bias))
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+        if activation == "none" and residual.dtype == x.dtype:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual.contiguous(), weight, bias, "add")
+    out = ACTIVATIONS[activation](F.linear(x, weight, bias))
+    return out if residual is None else out + residual
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
