@@ -1,4 +1,4 @@
-"""Measure operators: ``python tools/analyze_operator.py NAME ... [--set key=value] [--table1] [--all] [--json]``.
+"""Measure operators: ``python tools/analyze_operator.py NAME ... [--set key=value] [--table1] [--translation]``.
 
 What the operator applies to its values is taken as a matrix by autograd, and sparse connectivity, weight sharing and
 dynamic weight are read from the matrix alone. NAME is a mixer of the zoo (with options by ``--set``) or a layer of
@@ -18,7 +18,10 @@ from models.mixers import list_mixers
 from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
 from models.theory.measure import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
+from models.theory.translation import EXACT, translation_kind
+from tools.theory.curves import SHIFTS, SUBJECTS, WINDOW, measure_curves
 
+KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
 NEURONS = 2048  # the matrix has their square, its rank takes their cube
 
 
@@ -27,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--table1", action="store_true", help="the rows of Table 1, and I-Dynamic")
     parser.add_argument("--all", action="store_true", help="every layer and mixer")
+    parser.add_argument("--translation", action="store_true", help="error over shift (Appendix C), nothing else")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the mixer")
     parser.add_argument("--size", type=int, default=6, help="side of the map (default 6)")
@@ -126,8 +130,27 @@ def print_table(entries: list[dict[str, Any]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_translation(as_json: bool) -> None:
+    """Error over shift, diagonally, borders left out: each mixer, and a stage of two blocks of it."""
+    measured = {subject.label: measure_curves(subject) for subject in SUBJECTS}
+    if as_json:
+        print(json.dumps({label: vars(curves) for label, curves in measured.items()}, indent=1))
+        return
+    width = max(map(len, measured))
+    shifts = "".join(f"{shift:>8}" for shift in SHIFTS)
+    print(f"{f'shift (windows of {WINDOW})':{width + 7}}{shifts}  equivalent to")
+    for label, curves in measured.items():
+        for part, errors in (("mixer", curves.mixer), ("stage", curves.stage)):
+            cells = "".join(f"{error if error >= EXACT else 0:>8.3g}" for error in errors.values())
+            kind = translation_kind(errors, WINDOW)
+            print(f"{label:{width}}  {part}{cells}  {KIND_WORDS[kind]}")
+
+
 def main() -> int:
     args = arguments()
+    if args.translation:
+        print_translation(args.json)
+        return 0
     if args.list:
         print("\n".join(sorted({*LAYERS, *list_mixers()})))
         return 0

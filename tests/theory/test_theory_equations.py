@@ -181,6 +181,7 @@ MIXERS = [
     ("dw_conv", {}),
     ("dw_conv", {"share_channels": True}),
     ("d_dw_conv", {}),
+    ("d_dw_conv", {"share_channels": True}),
     ("i_dynamic", {"groups": 4}),
     *[("conv_attention", {"form": form}) for form in FORMS],
 ]

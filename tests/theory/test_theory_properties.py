@@ -44,6 +44,7 @@ OPTIONS = [
     ("dw_conv", {"window_pad": True}, SETTING),
     ("d_dw_conv", {"window_pad": True}, SETTING),
     ("d_dw_conv", {}, WIDE),
+    ("d_dw_conv", {"share_channels": True}, SETTING),
     ("d_dw_conv", {"share_channels": True}, WIDE),
     ("i_dynamic", {"groups": 1}, SETTING),
     ("i_dynamic", {"groups": 8}, SETTING),

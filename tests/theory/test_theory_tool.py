@@ -30,6 +30,15 @@ def test_table_1_is_printed(monkeypatch, capsys: pytest.CaptureFixture[str]) -> 
     assert all(line.endswith("same") for line in lines[2:])
 
 
+def test_translation_is_printed_as_error_over_shift(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--translation") == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines() if " mixer " in line}
+    assert lines["DW-Conv."].endswith("any translation")
+    assert lines["Window attention"].endswith("translation by windows")
+    assert lines["Static windows"].endswith("no translation, exactly")
+    assert [float(cell) == 0 for cell in lines["Window attention"].split()[3:12]] == [s % 4 == 0 for s in range(9)]
+
+
 def test_a_wrong_declaration_is_exit_status_1(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     build = StaticDepthwise.__init__
 
