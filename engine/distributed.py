@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from engine.errors import ConfigError
 
@@ -86,7 +87,11 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), rank=rank, world_size=size)
+        wait = timedelta(seconds=timeout)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=wait))
+        # torchrun keeps one store over all restarts; without a prefix a rank can find the address of a dead one there.
+        store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     return World(rank, size, chosen)
 
 
