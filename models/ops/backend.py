@@ -1,6 +1,7 @@
 """Which implementation runs: `LOCAL_OPS` in the environment, or `use_backend` in code."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,16 @@ def _checked(name: str) -> str:
     return name
 
 
-_chosen = _checked(os.environ.get("LOCAL_OPS", "auto"))
+def _from_environment() -> str:
+    """The value of LOCAL_OPS. It was typed by a user, so a wrong one ends the program with a line, not a traceback."""
+    try:
+        return _checked(os.environ.get("LOCAL_OPS", "auto"))
+    except ValueError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+_chosen = _from_environment()
 
 
 @contextmanager
