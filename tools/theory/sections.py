@@ -116,7 +116,7 @@ def relation(files: Files) -> str:
                 """Drawn from what the layers declare, and tests hold that to be what is measured. Boxes with a warm
                 ground have dynamic weights. An arrow changes one property. Where layers stand in one box, only the
                 sharing of their weights differs: local attention and I-Dynamic share within groups of channels,
-                dynamic depth-wise convolution across positions."""
+                dynamic depth-wise convolution across positions. On a narrow screen the graph scrolls sideways."""
             ),
             f'<div class="wide graph">{files.svg("figure4", draw_relation_graph())}</div>',
         ]
