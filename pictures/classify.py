@@ -7,6 +7,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from data.config import DataConfig
+from data.decode import Encoded
 from data.errors import DataError
 from data.readers import open_reader
 from data.transforms import EvalTransform, channel_values
@@ -35,7 +36,8 @@ class Classifier:
 
     def __call__(self, image: Image.Image) -> Classes:
         """The likeliest classes of an image of any size."""
-        pixels = torch.from_numpy(self.transform(image, "image").pixels.copy()).permute(2, 0, 1).float() / 255
+        sample = self.transform(Encoded("image", image.size, opened=image))
+        pixels = torch.from_numpy(sample.pixels.copy()).permute(2, 0, 1).float() / 255
         mean, std = (
             torch.tensor(channel_values(values, len(pixels)))[:, None, None]
             for values in (self.data.mean, self.data.std)

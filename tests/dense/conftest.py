@@ -1,5 +1,6 @@
 """The dense tests need requirements-dense.txt; without it they fail, unless they are left out by ``-m "not dense"``."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,3 +21,15 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
     make_scenes(root, train=16, val=6, seed=3)
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer() -> Iterator[None]:
+    """The library keeps one visualizer for a process; each test is a process of its own to it."""
+    yield
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.visualization import Visualizer
+    from mmseg.visualization import SegLocalVisualizer
+
+    for kind in (Visualizer, DetLocalVisualizer, SegLocalVisualizer):
+        kind._instance_dict.clear()

@@ -92,7 +92,7 @@ def test_predict_classifies_a_folder(classifier: tuple[str, str], tmp_path: Path
     folder.mkdir()
     reader = MnistReader("val")
     for index in range(3):
-        reader.open(index).save(folder / f"{index}.png")
+        reader.open(index).open().save(folder / f"{index}.png")
     (folder / "notes.txt").write_text("no image")
     arguments = [str(folder), "--model", *classifier, "--model", *classifier, "--out", str(out)]
     assert predict.main(arguments) == 0
