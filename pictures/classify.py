@@ -37,7 +37,7 @@ class Classifier:
     def __call__(self, image: Image.Image) -> Classes:
         """The likeliest classes of an image of any size."""
         sample = self.transform(Encoded("image", image.size, opened=image))
-        pixels = torch.from_numpy(sample.pixels.copy()).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(sample.pixels.copy()).float() / 255
         mean, std = (
             torch.tensor(channel_values(values, len(pixels)))[:, None, None]
             for values in (self.data.mean, self.data.std)
