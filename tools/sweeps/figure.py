@@ -103,5 +103,5 @@ def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> No
     axis.errorbar(means, y, xerr=wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
     axis.errorbar(means, y, xerr=spreads(done), fmt="o", color=COLOUR, capsize=3)
     axis.set_yticks(y, labels, fontsize=9)
-    axis.set_ylim(len(done) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(done)) - 0.5, -0.5)
     axis.set_xlabel("top-1 (%)")

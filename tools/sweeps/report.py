@@ -129,14 +129,12 @@ def shown_accuracy(row: dict[str, Any]) -> str:
 
 
 def shown_row(row: dict[str, Any]) -> list[str]:
-    """The cells of one row: name, size, cost, accuracy, seeds, speed."""
-    speeds = [run["images_per_second"] for run in row["runs"] if run["images_per_second"]]
-    speed = f"{mean(speeds):.0f}" if speeds else "-"
+    """The cells of one row: name, size, cost, accuracy, seeds. Speed is left to tools/benchmark.py."""
     cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:.2f}"]
-    return [row["label"], str(row["img_size"]), *cost, shown_accuracy(row), str(len(row["runs"])), speed]
+    return [row["label"], str(row["img_size"]), *cost, shown_accuracy(row), str(len(row["runs"]))]
 
 
-HEADER = ["run", "input", "parameters", "MACs (M)", "top-1 (%)", "seeds", "training images/s"]
+HEADER = ["run", "input", "parameters", "MACs (M)", "top-1 (%)", "seeds"]
 
 
 def as_text(results: dict[str, Any]) -> str:
