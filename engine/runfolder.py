@@ -19,6 +19,7 @@ from engine.distributed import World, host_name
 from engine.errors import ConfigError
 from engine.files import write_atomic
 
+PATIENCE = 2.0  # seconds
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pydantic")
 # What may differ when a run goes on: where and how fast it runs and what it writes, but not what it computes.
@@ -46,16 +47,27 @@ class RunLock:
             self._file: TextIO = (folder / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"output: the run folder {folder} cannot be used: {error}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        os.register_at_fork(after_in_child=self._file.close)  # loader workers outlive a killed run for some seconds
+        if not self._take():
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
-            raise ConfigError(f"output: {folder} is in use by {holder}; choose another output folder") from None
+            raise ConfigError(f"output: {folder} is in use by {holder}; choose another output folder")
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {host_name()}\n")
         self._file.flush()
+
+    def _take(self) -> bool:
+        """Whether the lock was had within the time that the last processes of a killed run may take to go."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.05)
 
     def release(self) -> None:
         """Let another run have the folder."""

@@ -78,7 +78,7 @@ def write_table(folder: Path, outcomes: list[Outcome], seed: int) -> None:
         "|---|---|---|---|---|",
         *(
             f"| {row['name']} | {row['expected']} | {row['passed']} of {row['total']} | {row['seconds']} "
-            f"| {row['commit'][:10]} |"
+            f"| {row['commit'][:10]}{'-dirty' * row['commit'].endswith('-dirty')} |"
             for row in ordered
         ),
         f"| **all** | | **{passed} of {total}** | {sum(row['seconds'] for row in ordered)} | |",
