@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RankFailed
+
+SLACK = 120.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,12 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        timeout: seconds after which a collective that some rank does not join ends in an error.
+        timeout: seconds to wait for the other ranks. A collective that some rank does not join ends in an error later
+            than that, so that the watchdog, which knows the rank to blame, comes first.
+
+    Raises:
+        ConfigError: the device is not there.
+        RankFailed: the other ranks have not come in time.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = choose_device(device)
@@ -87,11 +94,15 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        wait = timedelta(seconds=timeout)
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=wait))
-        # torchrun keeps one store over all restarts; without a prefix a rank can find the address of a dead one there.
-        store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        try:
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
+            # torchrun keeps one store over all restarts; without a prefix a rank can meet the address of a dead one.
+            store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            wait = timedelta(seconds=timeout + min(SLACK, timeout))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RankFailed(f"rank {rank}: the {size} ranks have not found each other: {reason}") from error
     return World(rank, size, chosen)
 
 

@@ -11,7 +11,6 @@ from engine.evaluate import EvaluationFailed, EvaluationStopped, evaluate
 from engine.labels import build_judge
 from engine.logs import set_up_text_log
 from engine.setup import build_evaluation_loader, place, plain_model, prepare_torch, user_input
-from engine.trainer import SLACK
 from engine.watchdog import Watchdog
 from engine.weights import file_hash
 from models.checkpoint import convert_state, load_pretrained, read_weights
@@ -30,7 +29,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> dict[str, Any] | No
     """
     stop = signals.watch()
     prepare_torch(config)
-    world = join_world(config.train.device, config.train.timeout + SLACK)
+    world = join_world(config.train.device, config.train.timeout)
     set_up_text_log(None, world.rank)
     watchdog = Watchdog(world, config.train.timeout)
     try:

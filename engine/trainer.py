@@ -13,7 +13,6 @@ from engine.run import Run
 from engine.setup import prepare_torch
 
 LOG = logging.getLogger(__name__)
-SLACK = 120.0  # seconds by which a collective outlasts the watchdog, which knows the rank to blame
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def train(config: Config) -> dict[str, Any]:
             runfolder.check_same_run(config.output, config)
         set_up_text_log(config.output, rank)
         prepare_torch(config)
-        world = join_world(config.train.device, config.train.timeout + SLACK)
+        world = join_world(config.train.device, config.train.timeout)
         stop.defer()
         try:
             return _finished(config, world) or Run(config, world, stop).fit()

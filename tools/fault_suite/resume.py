@@ -66,7 +66,7 @@ def kill_rank(workshop: Workshop, trials: int, draw: random.Random, outcome: Out
     length = _duration(workshop, 2)
     for _ in range(trials):
         output = workshop.folder()
-        run = workshop.start(output, ranks=2)
+        run = workshop.start(output, ["train.timeout=30"], ranks=2)
         time.sleep(draw.uniform(0, length))
         victims = draw.choice([[0], [1], [0, 1]])
         run.signal(signal.SIGKILL, victims)

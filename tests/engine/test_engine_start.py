@@ -1,4 +1,4 @@
-"""The lock of a run folder."""
+"""Starting: the lock of a run folder, and ranks that do not come."""
 
 import os
 import signal
@@ -56,3 +56,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="output: the run folder .* cannot be used"):
         RunLock(tmp_path / "file" / "run")
+
+
+def test_a_rank_that_never_comes_is_an_error_and_not_a_hang(repo):
+    code = "from engine.distributed import join_world; join_world('cpu', 3.0)"
+    world = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "PYTHONPATH": str(repo)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | world, capture_output=True, text=True, cwd=repo
+    )
+    assert done.returncode == 1
+    assert "RankFailed: rank 0: the 2 ranks have not found each other" in done.stderr
