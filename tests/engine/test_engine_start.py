@@ -54,7 +54,7 @@ def test_released_locks_can_be_taken_again(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="output: the run folder .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"output: the run folder .* cannot be used"):
         RunLock(tmp_path / "file" / "run")
 
 
