@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from engine.errors import ConfigError, RankFailed
 
-SLACK = 120.0  # seconds
+SHORTEST_SLACK, LONGEST_SLACK = 30.0, 120.0  # seconds that the watchdog has to find the rank to blame
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
             store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
             # torchrun keeps one store over all restarts; without a prefix a rank can meet the address of a dead one.
             store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-            wait = timedelta(seconds=timeout + min(SLACK, timeout))
+            wait = timedelta(seconds=timeout + min(LONGEST_SLACK, max(SHORTEST_SLACK, timeout)))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
