@@ -1,18 +1,15 @@
-"""What all tests share: where the optional reference data lies, and repeatable random numbers."""
+"""What all tests share: the checkout's root, and repeatable random numbers."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-REPO = Path(__file__).resolve().parents[1]
-SHARED = REPO.parent / "shared"
-
 
 @pytest.fixture
 def repo() -> Path:
     """Root of the checkout."""
-    return REPO
+    return Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)

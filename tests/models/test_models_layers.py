@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_data import SHARED
 from safetensors.torch import load_file
 from torch import nn
 

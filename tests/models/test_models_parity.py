@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import SHARED
 from oracle import forward, make_state
+from reference_data import SHARED
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
