@@ -1,4 +1,4 @@
-# `make quickstart-detection`: a nano model with a Mask R-CNN of a quarter of the usual width, from random weights.
+# `make quickstart-detection`: a nano model with a Mask R-CNN of a quarter of the usual width.
 _base_ = "./_base_/scenes.py"
 custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
 

@@ -1,4 +1,4 @@
-# `make quickstart-segmentation`: a nano model with an eighth of UPerNet's usual width, from random weights.
+# `make quickstart-segmentation`: a nano model with an eighth of UPerNet's usual width.
 _base_ = "./_base_/scenes.py"
 custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
 
