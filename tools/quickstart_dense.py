@@ -2,9 +2,9 @@
 
     python tools/quickstart_dense.py detection|segmentation [--out DIR]
 
-`make quickstart-detection` and `make quickstart-segmentation` call it. It makes the scenes, trains a classifier of
-digits and from its weights the dense model with the ordinary entry points, evaluates, and ends with a table and the
-path of a sheet of predictions. A second call goes on where the first was stopped, or says that it is finished.
+`make quickstart-detection` and `make quickstart-segmentation` call it. It makes the scenes, trains with the ordinary
+entry points, evaluates, and ends with a table and the path of a sheet of predictions. A second call goes on where the
+first was stopped, or says that it is finished.
 """
 
 import argparse
