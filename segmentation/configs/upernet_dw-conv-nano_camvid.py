@@ -1,7 +1,7 @@
 # CamVid in ADE20K's layout (480x360, 11 classes, 0 = ignore) with the small UPerNet of the scenes, from random weights.
 _base_ = "./upernet_dw-conv-nano_scenes.py"
 
-_classes = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+_classes = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 _dataset = dict(data_root="datasets/camvid", metainfo=dict(classes=_classes))
 _train = [
     dict(type="LoadImageFromFile"),
