@@ -197,11 +197,11 @@ def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
 
 
 def model_cost(
-    model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch", in_chans: int = 3
+    model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch"
 ) -> Cost:
     """Cost of one image of ``img_size`` (height, width) pixels by ``counter``, "torch" or "paper"."""
     device = next(model.parameters()).device
-    image = torch.empty(1, in_chans, *img_size, device=device)
+    image = torch.empty(1, getattr(model, "in_chans", 3), *img_size, device=device)
     params = sum(parameter.numel() for parameter in model.parameters())
     if counter == "paper":
         return Cost(params, paper_macs(model, image))

@@ -104,3 +104,9 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="10 channels cannot be split evenly into 3"):
         create_model("swin_nano", embed_dim=10, num_heads=(3, 3, 3, 3))
     assert set(PAPER) <= set(list_models())
+
+
+def test_cost_of_a_model_for_grey_images() -> None:
+    grey, colour = create_model("dw_conv_nano", in_chans=1), create_model("dw_conv_nano")
+    difference = model_cost(colour).macs - model_cost(grey).macs
+    assert difference == 56 * 56 * 32 * 16 * 2
