@@ -196,9 +196,7 @@ def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
     return counter.get_total_flops() // 2 - aggregation, aggregation
 
 
-def model_cost(
-    model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch"
-) -> Cost:
+def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch") -> Cost:
     """Cost of one image of ``img_size`` (height, width) pixels by ``counter``, "torch" or "paper"."""
     device = next(model.parameters()).device
     image = torch.empty(1, getattr(model, "in_chans", 3), *img_size, device=device)

@@ -64,7 +64,7 @@ def row_of(run: RunSpec, jobs: list[Job]) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_model(model_config)
     image = (size, size) if isinstance(size, int) else size
-    cost = model_cost(model, image, in_chans=model_config.in_chans)
+    cost = model_cost(model, image)
     return {
         "name": run.name,
         "label": run.label,

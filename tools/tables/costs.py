@@ -73,7 +73,7 @@ def count(config: str, counter: str) -> tuple[int, int]:
     except ValueError as error:
         raise ConfigError(f"{config}: {error}") from None
     image = (size, size) if isinstance(size, int) else size
-    cost = model_cost(model, image, counter=counter, in_chans=model_config.in_chans)
+    cost = model_cost(model, image, counter=counter)
     return cost.params, cost.macs
 
 
