@@ -42,7 +42,8 @@ def test_position_table_is_resized_as_swin_does() -> None:
 def test_window_weights_follow_their_windows() -> None:
     weights = torch.randn(4, 2, 49, 49)
     grown = resize_window_weights(weights, (4, 4), 7)
-    assert torch.equal(grown.view(4, 4, 2, 49, 49)[:, :, 0, 0, 0], weights[:, 0, 0, 0].view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1))  # fmt: skip
+    doubled = weights[:, 0, 0, 0].view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(grown.view(4, 4, 2, 49, 49)[:, :, 0, 0, 0], doubled)
     assert torch.equal(resize_window_weights(weights, (2, 2), 7), weights)
     larger = resize_window_weights(torch.full((1, 2, 49, 49), 1 / 49), (1, 1), 12)
     assert larger.shape == (1, 2, 144, 144) and torch.allclose(larger.sum(-1), torch.ones(()), atol=1e-4)

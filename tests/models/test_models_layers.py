@@ -60,9 +60,12 @@ def test_norms_on_nhwc_maps(kind: str) -> None:
 @pytest.mark.parametrize("name", ["swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"])
 def test_every_norm_in_every_block(name: str, norm: str) -> None:
     model = create_model(name, norm=norm, num_classes=3)
-    found = {type(m) for key, m in model.stages.named_modules()
-             if key.split(".")[-1].startswith("norm") and "downsample" not in key and "generator" not in key}  # fmt: skip
-    assert type(build_norm(norm, 1)) in found and len(found - {nn.Identity}) == 1
+    own = {
+        type(module)
+        for key, module in model.stages.named_modules()
+        if key.split(".")[-1].startswith("norm") and "downsample" not in key and "generator" not in key
+    }
+    assert type(build_norm(norm, 1)) in own and len(own - {nn.Identity}) == 1
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert not any(type(m) is nn.BatchNorm2d for m in synced.modules())
