@@ -4,6 +4,7 @@ import itertools
 import os
 import pickle
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,16 @@ def _plain_pickle(value: Any, path: Path) -> None:
     short=1,
 )
 def second_run(workshop: Workshop, trials: int, draw: random.Random, outcome: Outcome) -> None:
-    """The second starts in the middle of the first."""
+    """The second starts in the middle of the first, which is held there: a fast machine would finish it meanwhile."""
     for _ in range(trials):
         output = workshop.folder()
         first = workshop.start(output, ["train.epochs=12"])
         first.wait_for("step 2 ")
-        (second,) = workshop.start(output, ["train.epochs=12"]).wait()
+        os.kill(first.pid(), signal.SIGSTOP)
+        try:
+            (second,) = workshop.start(output, ["train.epochs=12"]).wait()
+        finally:
+            os.kill(first.pid(), signal.SIGCONT)
         refused = second.status == EXIT_BAD_INPUT and f"in use by process {first.pid()}" in second.last_line
         status = first.wait()[0].status
         outcome.count(refused and status == 0, f"second {second.status}: {second.last_line}; first {status}")
