@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dense.errors import run_command
-from dense.launch import train
+from engine.dense.errors import run_command
+from engine.dense.launch import train
 
 if __name__ == "__main__":
     run_command(partial(train, "detection"))

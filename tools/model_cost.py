@@ -52,8 +52,8 @@ def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
 def measure_dense(target: str, counter: str) -> Cost:
     """Cost of a detector or segmentor at the paper's image sizes; its libraries are imported only here."""
     try:
-        from dense.arguments import load_config as load_dense_config
-        from dense.cost import dense_cost
+        from engine.dense.arguments import load_config as load_dense_config
+        from engine.dense.cost import dense_cost
     except ModuleNotFoundError as error:
         raise ValueError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
     return dense_cost(load_dense_config(target, {}), counter=counter)

@@ -21,8 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from data.errors import DataError
 from engine.errors import ConfigError
 from models.checkpoint import CheckpointError
-from pictures.draw import draw, enlarge, sheet
-from pictures.predictions import Prediction
+from tools.pictures.draw import draw, enlarge, sheet
+from tools.pictures.predictions import Prediction
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 Model = Callable[[Image.Image], Prediction]
@@ -59,14 +59,14 @@ def open_image(path: Path) -> Image.Image:
 def load(config: str, checkpoint: str, threshold: float) -> Model:
     """The model of a pair of config and checkpoint, by the kind of config."""
     if config.endswith((".yaml", ".yml")):
-        from pictures.classify import Classifier
+        from tools.pictures.classify import Classifier
 
         return Classifier(config, checkpoint)
     if not config.endswith(".py"):
         raise PredictError(f"--model {config}: neither a .yaml nor a .py config")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        from pictures.dense import load_dense
+        from tools.pictures.dense import load_dense
     except ModuleNotFoundError as error:
         raise PredictError(f"--model {config}: needs {error.name}, which `make setup-dense` installs") from error
     return load_dense(config, checkpoint, threshold=threshold)

@@ -1,6 +1,6 @@
 # `make quickstart-segmentation`: a nano model with an eighth of UPerNet's usual width.
 _base_ = "./_base_/scenes.py"
-custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
+custom_imports = dict(imports=["engine.dense.backbone"], allow_failed_imports=False)
 
 _bn = dict(type="BN")
 _hard = dict(type="OHEMPixelSampler", thresh=0.7, min_kept=10000)  # nine of ten pixels are easy background

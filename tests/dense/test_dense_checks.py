@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.arguments import load_config
-from dense.errors import UsageError
-from dense.launch import test as run_test
-from dense.launch import train
+from engine.dense.arguments import load_config
+from engine.dense.errors import UsageError
+from engine.dense.launch import test as run_test
+from engine.dense.launch import train
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from dense.backbone import ZooBackbone
+from engine.dense.backbone import ZooBackbone
 from models import list_models
 
 pytestmark = pytest.mark.dense

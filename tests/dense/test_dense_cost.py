@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from dense.cost import dense_cost
+from engine.dense.cost import dense_cost
 from tools import model_cost
 
 pytestmark = pytest.mark.dense

@@ -18,9 +18,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from dense.launch import start_cpu_group, train
-from dense.launch import test as run_test
-from dense.weights import CheckpointError, load_model, read_checkpoint, read_model
+from engine.dense.launch import start_cpu_group, train
+from engine.dense.launch import test as run_test
+from engine.dense.weights import CheckpointError, load_model, read_checkpoint, read_model
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

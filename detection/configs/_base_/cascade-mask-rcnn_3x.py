@@ -5,7 +5,7 @@ _base_ = (
     __import__("mmdet").__path__[0]
     + "/.mim/configs/convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py"
 )
-custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
+custom_imports = dict(imports=["engine.dense.backbone"], allow_failed_imports=False)
 sync_bn = "torch"  # plain BN where there is one device
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.2))

@@ -5,7 +5,7 @@ _base_ = (
     __import__("mmseg").__path__[0]
     + "/.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py"
 )
-custom_imports = dict(imports=["dense.backbone"], allow_failed_imports=False)
+custom_imports = dict(imports=["engine.dense.backbone"], allow_failed_imports=False)
 sync_bn = "torch"  # plain BN where there is one device
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.3))

@@ -14,7 +14,7 @@ from data.transforms import EvalTransform, channel_values
 from engine.config import load_config
 from models import build_model
 from models.checkpoint import CheckpointError, convert_state, load_pretrained, read_weights
-from pictures.predictions import Classes
+from tools.pictures.predictions import Classes
 
 
 class Classifier:

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from data.readers.mnist import MnistReader
 from models import create_model
-from pictures.draw import SHORT_SIDE, colour_of, draw, enlarge, sheet
-from pictures.predictions import Classes, Found, Labels, Objects
 from tools import predict
+from tools.pictures.draw import SHORT_SIDE, colour_of, draw, enlarge, sheet
+from tools.pictures.predictions import Classes, Found, Labels, Objects
 
 CONFIG = """
 model: {name: dw_conv_nano, num_classes: 10, in_chans: 1, img_size: 28, patch_size: 2}

@@ -16,9 +16,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import dense.amp
-import dense.hooks  # noqa: F401  registers the hook for plain checkpoints
-from dense.arguments import (
+import engine.dense.amp
+import engine.dense.hooks  # noqa: F401  registers the hook for plain checkpoints
+from engine.dense.arguments import (
     common_parser,
     load_config,
     set_amp,
@@ -27,9 +27,9 @@ from dense.arguments import (
     set_device,
     set_work_dir,
 )
-from dense.checks import check_checkpoint, check_config, check_datasets
-from dense.errors import UsageError
-from dense.weights import load_model, read_checkpoint
+from engine.dense.checks import check_checkpoint, check_config, check_datasets
+from engine.dense.errors import UsageError
+from engine.dense.weights import load_model, read_checkpoint
 
 
 def train(task: str, argv: list[str] | None = None) -> int:

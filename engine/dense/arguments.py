@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from dense.errors import UsageError, nearest
+from engine.dense.errors import UsageError, nearest
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pictures.predictions import Classes, Labels, Objects, Prediction
+from tools.pictures.predictions import Classes, Labels, Objects, Prediction
 
 SHORT_SIDE = 420  # small images are enlarged before drawing, so that lines and letters stay fine
 MARGIN, LINE = 8, 22

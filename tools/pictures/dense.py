@@ -10,11 +10,11 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 from torch import nn
 
-from dense.arguments import datasets, load_config
-from dense.checks import default_classes
-from dense.errors import UsageError
-from dense.weights import load_model
-from pictures.predictions import Found, Labels, Objects
+from engine.dense.arguments import datasets, load_config
+from engine.dense.checks import default_classes
+from engine.dense.errors import UsageError
+from engine.dense.weights import load_model
+from tools.pictures.predictions import Found, Labels, Objects
 
 
 def load_dense(config: str, checkpoint: str, *, threshold: float = 0.3) -> "Detector | Segmentor":

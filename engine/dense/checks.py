@@ -12,8 +12,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image, UnidentifiedImageError
 
-from dense.arguments import datasets
-from dense.errors import UsageError, nearest
+from engine.dense.arguments import datasets
+from engine.dense.errors import UsageError, nearest
 
 SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
 
