@@ -3,8 +3,7 @@ _base_ = "./_base_/cascade-mask-rcnn_3x.py"
 model = dict(
     backbone=dict(
         name="swin_tiny",
-        drop_path_rate=0.2,
         init_cfg=dict(type="Pretrained", checkpoint="checkpoints/swin_tiny.safetensors"),
     ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
 )
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.swin_weight_decay))

@@ -8,3 +8,4 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.swin_weight_decay))

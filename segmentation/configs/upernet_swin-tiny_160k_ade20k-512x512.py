@@ -6,3 +6,4 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint="checkpoints/swin_tiny.safetensors"),
     ),
 )
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.swin_weight_decay))

@@ -1,12 +1,12 @@
 # Cascade Mask R-CNN as in Swin's set-up: three 4conv1fc box heads with GIoU, multi-scale with crop, 36 epochs, AdamW.
 # The heads, the crops and the data come from the library's own config; COCO lies in data/coco or --data-root.
 # The library's file is named by its place: the short form "mmdet::" does not know the forks' package names.
-_base_ = (
+_base_ = [
     __import__("mmdet").__path__[0]
-    + "/.mim/configs/convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py"
-)
+    + "/.mim/configs/convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py",
+    "../../../engine/dense/configs/zoo.py",
+]
 custom_imports = dict(imports=["engine.dense.backbone"], allow_failed_imports=False)
-sync_bn = "torch"  # plain BN where there is one device
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.2))
 
@@ -14,13 +14,7 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            norm=dict(decay_mult=0.0),
-            relative_position_bias_table=dict(decay_mult=0.0),
-            absolute_pos_embed=dict(decay_mult=0.0),
-        )
-    ),
+    paramwise_cfg=dict(custom_keys=_base_.weight_decay),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
