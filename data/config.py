@@ -71,6 +71,8 @@ class DataConfig(_Section):
     """Name below `root`; by default `val`, `val.zip`, `val-*.tar` or `val.csv`."""
     name: str | None = None
     """Name of the data set in results; by default the name of `root`. MNIST-5k is always called so."""
+    train_images: int | None = Field(default=None, ge=1)
+    """Train on a fixed part of the training images: this many, from each class alike. Null: all."""
     index: Path | None = None
     """Folder of the index files; by default `root`. Written by tools/prepare_imagenet.py."""
     classes: str | None = None
@@ -106,6 +108,8 @@ class DataConfig(_Section):
                 raise ValueError(f"{name} needs 1 or {self.channels} numbers (data.channels)")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
+        if self.train_images is not None and self.format == "mnist5k":
+            raise ValueError("train_images: mnist5k is always used whole")
         return self
 
     @property
@@ -113,4 +117,5 @@ class DataConfig(_Section):
         """Name for results and logs."""
         if self.format == "mnist5k":
             return "MNIST-5k"
-        return self.name or (self.root.name if self.root else self.format)
+        name = self.name or (self.root.name if self.root else self.format)
+        return name if self.train_images is None else f"{name} ({self.train_images:,} training images)"

@@ -49,6 +49,26 @@ def pack(names: list[str], labels: list[int] | np.ndarray, classes: list[str], *
     return ImageList(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, label_array, list(classes), extra)
 
 
+def balanced_part(records: ImageList, count: int) -> ImageList:
+    """Return `count` images in their order, taken from each class alike and evenly spread over its list.
+
+    Where the classes do not divide `count`, the first ones give one image more. Raises DataError where a class has too
+    few.
+    """
+    share, extra = divmod(count, len(records.classes))
+    chosen = []
+    for label, name in enumerate(records.classes):
+        own = np.flatnonzero(records.labels == label)
+        wanted = share + (label < extra)
+        if wanted > len(own):
+            raise DataError(f"data.train_images={count}: takes {wanted} images of {name!r}, which has {len(own)}")
+        chosen.append(own[np.arange(wanted) * len(own) // max(1, wanted)])
+    indices = np.sort(np.concatenate(chosen))
+    names = [records.name(index) for index in indices.tolist()]
+    arrays = {key: values[indices] for key, values in records.extra.items()}
+    return pack(names, records.labels[indices], records.classes, **arrays)
+
+
 def check_name(name: str, source: Path) -> str:
     """Return a name from an archive or a list if it stays below the root. Raises DataError otherwise."""
     path = PurePosixPath(name)

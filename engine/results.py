@@ -18,6 +18,7 @@ class Results:
 
     def __init__(self, config: Config, world: World, dataset: str) -> None:
         self._config, self._world, self._dataset = config, world, dataset
+        self._commit = runfolder.git_commit()  # of the code that runs; the checkout may move on while it does
         self._last = config.output / "last.safetensors"
         self._best = config.output / "best.safetensors"
         self._best_pending = False
@@ -82,6 +83,6 @@ class Results:
             "skipped_steps": progress.skipped,
             "seed": config.train.seed,
             "ranks": self._world.size,
-            "commit": runfolder.git_commit(),
+            "commit": self._commit,
             "device": runfolder.device_name(self._world.device),
         }

@@ -98,11 +98,11 @@ def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader
             f"train.batch_size: {config.train.batch_size} is above the {train.num_images} training images of "
             f"{train.dataset_name}; an epoch has no step"
         )
-    return train, build_evaluation_loader(config, world)
+    return train, build_evaluation_loader(config, world, train.classes)
 
 
-def build_evaluation_loader(config: Config, world: World) -> EvalLoader:
-    """The evaluation loader of this rank.
+def build_evaluation_loader(config: Config, world: World, train_classes: list[str] | None = None) -> EvalLoader:
+    """The evaluation loader of this rank; its classes must be ``train_classes`` where these are known.
 
     Raises:
         ConfigError: the data cannot be read.
@@ -114,6 +114,7 @@ def build_evaluation_loader(config: Config, world: World) -> EvalLoader:
             batch_size=config.eval.batch_size,
             rank=world.rank,
             world_size=world.size,
+            train_classes=train_classes,
         )
 
 

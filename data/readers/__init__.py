@@ -13,7 +13,7 @@ from data.readers.mnist import MnistReader
 from data.readers.table import scan_csv
 from data.readers.tar import TarReader, list_shards, scan_tar
 from data.readers.zipped import ZipReader, map_file, scan_zip
-from data.records import ImageList
+from data.records import ImageList, balanced_part
 
 Split = Literal["train", "val"]
 _DEFAULTS = {"folder": "{}", "zip": "{}.zip", "tar": "{}-*.tar", "csv": "{}.csv"}
@@ -92,6 +92,8 @@ def open_reader(cfg: DataConfig, split: Split) -> Reader:
     records = list_images(cfg, split)
     if cfg.classes:
         records = relabel(records, load_classes(cfg.classes).names)
+    if split == "train" and cfg.train_images is not None:
+        records = balanced_part(records, cfg.train_images)
     if cfg.format == "zip":
         return ZipReader(path, cfg.max_pixels, records)
     if cfg.format == "tar":

@@ -244,3 +244,27 @@ def test_a_folder_without_images(tmp_path: Path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     with pytest.raises(DataError, match="has no images"):
         open_reader(config(tmp_path, "folder"), "train")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_part_of_the_training_images_is_fixed_and_takes_each_class_alike(all_forms: Path, form: str) -> None:
+    whole = build_train_loader(config(all_forms, form), img_size=32, batch_size=2)
+    part = build_train_loader(config(all_forms, form, train_images=7), img_size=32, batch_size=2)
+    counts = torch.bincount(torch.tensor(part.records.labels.tolist()), minlength=part.num_classes)
+    assert part.num_images == 7 and part.classes == whole.classes
+    assert counts.max() - counts.min() <= 1
+    names = [part.name(index) for index in range(7)]
+    assert names == sorted(names, key=[whole.name(index) for index in range(whole.num_images)].index)
+    other_seed = build_train_loader(config(all_forms, form, train_images=7), img_size=32, batch_size=2, seed=9)
+    assert [other_seed.name(index) for index in range(7)] == names
+    batch = next(iter(part.epoch(0)))
+    labels = dict(zip(names, part.records.labels.tolist(), strict=True))
+    assert [labels[part.name(index)] for index in batch.indices.tolist()] == batch.targets.tolist()
+    assert not part.replaced
+
+
+def test_a_part_larger_than_a_class_is_refused(all_forms: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.train_images=900: takes \d+ images of 'class_0', which has \d+"):
+        build_train_loader(config(all_forms, "folder", train_images=900), img_size=32, batch_size=2)
+    with pytest.raises(ValueError, match="mnist5k is always used whole"):
+        DataConfig(format="mnist5k", train_images=100)
