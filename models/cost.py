@@ -5,6 +5,7 @@ convolution is its MACs plus its bias, a linear layer its MACs, and so on; the r
 it prints, for classification (Tables 2 to 13) and for dense prediction (Tables 3 and 11).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -197,15 +198,26 @@ def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
 
 
 def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch") -> Cost:
-    """Cost of one image of ``img_size`` (height, width) pixels by ``counter``, "torch" or "paper"."""
-    device = next(model.parameters()).device
-    image = torch.empty(1, getattr(model, "in_chans", 3), *img_size, device=device)
+    """Cost of one image of ``img_size`` (height, width) pixels by ``counter``, "torch" or "paper".
+
+    The model is counted on the meta device wherever it lies: torch's counter knows the attention of meta tensors and
+    GPUs, and silently leaves out that of CPUs.
+    """
+    image = torch.empty(1, getattr(model, "in_chans", 3), *img_size, device="meta")
     params = sum(parameter.numel() for parameter in model.parameters())
+    model = _without_values(model)
     if counter == "paper":
         return Cost(params, paper_macs(model, image))
     if counter != "torch":
         raise ValueError(f"counter: {counter!r} is not known (one of: torch, paper)")
     return Cost(params, *torch_macs(model, image))
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """A copy of the model on the meta device; its weights are not copied."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, memo)
 
 
 def _rule_of(module: nn.Module) -> Rule | None:

@@ -110,3 +110,11 @@ def test_cost_of_a_model_for_grey_images() -> None:
     grey, colour = create_model("dw_conv_nano", in_chans=1), create_model("dw_conv_nano")
     difference = model_cost(colour).macs - model_cost(grey).macs
     assert difference == 56 * 56 * 32 * 16 * 2
+
+
+@pytest.mark.parametrize("name", ["swin_nano", "d_dw_conv_nano", "i_dynamic_nano"])
+def test_cost_does_not_depend_on_where_the_model_lies(name: str) -> None:
+    model = create_model(name).train()
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    assert model_cost(model) == model_cost(on_meta(name))
+    assert model.training and all(torch.equal(weights[key], value) for key, value in model.state_dict().items())

@@ -1,7 +1,8 @@
 """Tables inside README and docs: generated between markers, written or checked.
 
 A table stands between `<!-- generated: table 5 -->` and `<!-- end -->`; the results of a sweep between
-`<!-- generated: sweep benchmarks/NAME.json -->` and `<!-- end -->`.
+`<!-- generated: sweep benchmarks/NAME.json -->` and `<!-- end -->`; the models of a folder of configs between
+`<!-- generated: zoo configs/imagenet -->` and `<!-- end -->`.
 """
 
 import re

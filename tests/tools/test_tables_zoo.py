@@ -1,0 +1,30 @@
+"""The README's table of the zoo comes from configs, costs and records."""
+
+from tools.tables import zoo
+from tools.tables.measured import Record
+from tools.tables.schema import load_tables
+
+CONFIG = "configs/imagenet/i_dynamic_tiny.yaml"
+
+
+def test_a_row_has_costs_of_both_counters_and_the_papers_accuracy() -> None:
+    assert zoo.row_of(load_tables(), [], CONFIG) == [
+        "`i_dynamic_tiny`",
+        "26,244,280",
+        "4.3041 G + 0.0701 G window sum",
+        "4.3648 G",
+        "81.8",
+        "not run",
+    ]
+
+
+def test_a_measured_accuracy_takes_the_place_of_not_run() -> None:
+    record = Record.model_construct(config=CONFIG, task="classification", kind="trained", metrics={"top1": 81.5})
+    assert zoo.row_of(load_tables(), [record], CONFIG)[-1] == "81.50"
+
+
+def test_families_stand_in_order_with_the_smaller_model_first() -> None:
+    lines = zoo.as_markdown(load_tables(), [], "configs/imagenet").splitlines()[2:]
+    names = [line.split("`")[1] for line in lines]
+    families = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
+    assert names == [f"{family}_{size}" for family in families for size in ("tiny", "base")]
