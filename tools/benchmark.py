@@ -1,8 +1,8 @@
 """Speed and memory of models side by side: ``python tools/benchmark.py MODEL ... [--mode train] [--dtype bf16]``.
 
-MODEL is a name of the zoo, ``timm:NAME`` or ``torchvision:NAME``, with ``+fuse`` (models.fuse) or ``+compile``
-(torch.compile) behind it. Models take turns in one process; ratios are to the first. ``--suite standard`` is the
-comparison of `make bench`, ``--suite gpu`` the one for a GPU; both write a file under benchmarks/.
+MODEL is a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or a config file, with ``+fuse`` (models.fuse) or
+``+compile`` (torch.compile) behind it. Models take turns in one process; ratios are to the first. ``--suite standard``
+is the comparison of `make bench`, ``--suite gpu`` the one for a GPU; both write a file under benchmarks/.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tools.timing import report as reports
 from tools.timing import suites
 from tools.timing.measure import Timing, ceilings, interleaved, peak_memory
 from tools.timing.operators import operator_rows
-from tools.timing.specs import DTYPES, Spec, Work, build_model, flops_of_image, step_of
+from tools.timing.specs import DTYPES, Spec, Work, build_model, flops_of_image, size_of, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("inference", "train"), default="inference")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--img-size", type=int, help="default: of the first model if that is a config, else 224")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
@@ -125,7 +125,8 @@ def main() -> int:
         if options.suite:
             groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
         else:
-            work = Work(options.mode, options.dtype, options.batch, options.img_size, options.device)
+            size = options.img_size or size_of(options.models[0])
+            work = Work(options.mode, options.dtype, options.batch, size, options.device)
             groups = [suites.group(work, options.models)]
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ import torch
 
 from tools.timing.measure import interleaved, peak_memory
 from tools.timing.report import aligned, paper_accuracy
-from tools.timing.specs import Work, build_model, flops_of_image, parse_spec
+from tools.timing.specs import Work, build_model, flops_of_image, parse_spec, size_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,3 +92,14 @@ def test_accuracies_come_from_the_tables() -> None:
 
 def test_columns_line_up() -> None:
     assert aligned([["a", "10"], ["long", "2"]]) == "a     10\nlong   2"
+
+
+def test_a_config_is_built_as_it_says_at_its_own_size() -> None:
+    name = "configs/quickstart/dw_conv_nano.yaml"
+    assert size_of(name) == 28 and size_of("dw_conv_nano") == 224
+    work = Work("inference", "fp32", 1, 28, "cpu")
+    model = build_model(parse_spec(name), work)
+    assert model.num_classes == 10 and model(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    assert flops_of_image(parse_spec(f"{name}+fuse"), work) > 0
+    with pytest.raises(ValueError, match=r"the nearest is .*dw_conv_nano\.yaml"):
+        parse_spec("configs/quickstart/dw_conv_nan.yaml")

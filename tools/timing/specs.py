@@ -12,9 +12,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from engine.config import load_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIONS = ("fuse", "compile")
+CONFIG = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Spec:
-    """A model by name, ``timm:NAME`` or ``torchvision:NAME``, and the options after a plus sign."""
+    """A model by name, ``timm:NAME``, ``torchvision:NAME`` or config file, and the options after a plus sign."""
 
     text: str
     name: str
@@ -41,11 +43,19 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read ``NAME[+fuse][+compile]``; ValueError names an unknown option or model and the nearest one."""
+    """Read ``NAME[+fuse][+compile]``.
+
+    Raises:
+        ValueError: names an unknown option or model and the nearest one.
+        ConfigError: the config file cannot be read.
+    """
     name, *options = text.split("+")
     for option in options:
         if option not in OPTIONS:
             raise ValueError(f"{text}: +{option} is not an option (one of: {', '.join('+' + o for o in OPTIONS)})")
+    if name.endswith(CONFIG):
+        load_config(name)
+        return Spec(text, name, "fuse" in options, "compile" in options)
     library, _, short = name.rpartition(":")
     known = {"": models.list_models, "timm": timm.list_models, "torchvision": torchvision.models.list_models}
     if library not in known:
@@ -59,10 +69,19 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, name, "fuse" in options, "compile" in options)
 
 
+def size_of(text: str) -> int:
+    """Side of the images in pixels that a model is timed with by itself: a config says it, else 224."""
+    spec = parse_spec(text)
+    size = load_config(spec.name).model.img_size if spec.name.endswith(CONFIG) else 224
+    return size if isinstance(size, int) else max(size)
+
+
 def build_model(spec: Spec, work: Work) -> nn.Module:
     """The model on its device, in evaluation or training mode, not yet compiled."""
     torch.manual_seed(0)
-    if spec.name.startswith("torchvision:"):
+    if spec.name.endswith(CONFIG):
+        model = models.build_model(load_config(spec.name, [f"model.img_size={work.img_size}"]).model)
+    elif spec.name.startswith("torchvision:"):
         model = torchvision.models.get_model(spec.name.removeprefix("torchvision:"), weights=None)
     elif spec.name.startswith("timm:"):
         model = models.create_model(spec.name)
@@ -77,6 +96,11 @@ def build_model(spec: Spec, work: Work) -> nn.Module:
     return (models.fuse(model) if spec.fuse else model).to(DTYPES[work.dtype])
 
 
+def channels_of(model: nn.Module) -> int:
+    """Channels of the images that a model takes; other libraries' models take three."""
+    return getattr(model, "in_chans", 3)
+
+
 def flops_of_image(spec: Spec, work: Work) -> int:
     """Floating-point operations of one forward pass on one image, by torch's counter."""
     with torch.device("meta"):
@@ -85,14 +109,14 @@ def flops_of_image(spec: Spec, work: Work) -> int:
         )
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            model(torch.empty(1, 3, work.img_size, work.img_size))
+            model(torch.empty(1, channels_of(model), work.img_size, work.img_size))
     return counter.get_total_flops()
 
 
 def step_of(model: nn.Module, spec: Spec, work: Work) -> Callable[[], None]:
     """One inference or training step as a function without arguments."""
     run = torch.compile(model) if spec.compile else model
-    images = torch.randn(work.batch, 3, work.img_size, work.img_size, device=work.device)
+    images = torch.randn(work.batch, channels_of(model), work.img_size, work.img_size, device=work.device)
     if work.mode == "inference":
         return _inference_step(run, images.to(DTYPES[work.dtype]))
     return _training_step(model, run, images, work)

@@ -1,0 +1,63 @@
+"""tools/plot_tradeoff.py: what it draws from, and what it refuses."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError
+from tools import plot_tradeoff
+
+ROW = {"label": "A", "params": 2_000_000, "macs": 5_000_000, "top1_mean": 50.0, "top1_std": None}
+ROWS = [{**ROW, "name": name, "config": f"configs/{name}.yaml"} for name in ("a", "b")]
+SPEED = {
+    "groups": [
+        {
+            "work": {"mode": "inference", "dtype": "fp32", "batch": 8, "device": "cpu"},
+            "rows": [
+                {"model": "configs/a.yaml", "images_per_second": 10.0},
+                {"model": "configs/b.yaml+fuse", "images_per_second": 20.0},
+            ],
+        }
+    ]
+}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["plot_tradeoff.py", *arguments])
+    return plot_tradeoff.main()
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"title": "t", "command": "c", "groups": [], "rows": ROWS}))
+    return path
+
+
+def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    path.write_text(json.dumps(SPEED))
+    found = plot_tradeoff.panels(ROWS, plot_tradeoff.read_speed(path))
+    assert [values for _, values in found] == [{"a": 2.0, "b": 2.0}, {"a": 5.0, "b": 5.0}, {"a": 10.0, "b": 20.0}]
+    with pytest.raises(ConfigError, match=r"configs/c\.yaml was not timed"):
+        plot_tradeoff.panels([{**ROW, "name": "c", "config": "configs/c.yaml"}], plot_tradeoff.read_speed(path))
+
+
+def test_it_draws_an_image(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "new" / "figure.png"
+    assert run(monkeypatch, str(results), "--output", str(image)) == 0
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1", '{"groups": []}'])
+def test_a_file_that_is_no_report_is_refused(
+    text: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "speed.json"
+    path.write_text(text)
+    assert run(monkeypatch, str(results), "--speed", str(path)) == 2
+    assert "no report of one comparison" in capsys.readouterr().err
+    assert run(monkeypatch, str(results), "--speed", str(tmp_path / "none.json")) == 2
+    assert "none.json: No such file" in capsys.readouterr().err

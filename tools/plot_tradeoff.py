@@ -1,0 +1,102 @@
+"""Accuracy against cost: ``python tools/plot_tradeoff.py RESULTS.json [--speed REPORT.json] [--output FILE.png]``.
+
+RESULTS is what `tools/sweep.py --save` wrote: top-1 of each run over its parameters and multiply-adds. REPORT is what
+`tools/benchmark.py CONFIG ... --output` wrote about the same configs: a third panel over images per second.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.errors import EXIT_BAD_INPUT, ConfigError
+from tools.sweeps import report
+
+Panel = tuple[str, dict[str, float]]
+
+
+def read_speed(path: Path) -> Panel:
+    """The axis label and images per second by config of a benchmark report.
+
+    Raises:
+        ConfigError: the file is missing or no such report.
+    """
+    try:
+        (group,) = json.loads(path.read_text(encoding="utf-8"))["groups"]
+        work = group["work"]
+        label = f"images/s ({work['mode']}, {work['dtype']}, batch {work['batch']}, {work['device']})"
+        return label, {row["model"].split("+")[0]: row["images_per_second"] for row in group["rows"]}
+    except OSError as error:
+        raise ConfigError(f"--speed {path}: {error.strerror}; tools/benchmark.py --output writes it") from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise ConfigError(f"--speed {path}: no report of one comparison by tools/benchmark.py") from None
+
+
+def panels(rows: list[dict[str, Any]], speed: Panel | None) -> list[Panel]:
+    """Axis label and value by run name, for each panel.
+
+    Raises:
+        ConfigError: a run has no measured speed.
+    """
+    found: list[Panel] = [
+        ("parameters (M)", {row["name"]: row["params"] / 1e6 for row in rows}),
+        ("multiply-adds (M)", {row["name"]: row["macs"] / 1e6 for row in rows}),
+    ]
+    if speed is not None:
+        label, by_config = speed
+        missing = [row["config"] for row in rows if row["config"] not in by_config]
+        if missing:
+            raise ConfigError(f"--speed: {missing[0]} was not timed; give it to tools/benchmark.py with the others")
+        found.append((label, {row["name"]: by_config[row["config"]] for row in rows}))
+    return found
+
+
+def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
+    """Draw one panel for each cost; bars are the standard deviation over seeds."""
+    rows = [row for row in results["rows"] if row["top1_mean"] is not None]
+    if not rows:
+        raise ConfigError("no run of these results is finished")
+    wanted = panels(rows, speed)
+    figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 3.8), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab10")
+    for axis, (label, values) in zip(axes, wanted, strict=True):
+        for index, row in enumerate(rows):
+            point = (values[row["name"]], row["top1_mean"])
+            axis.errorbar(*point, yerr=row["top1_std"] or 0.0, fmt="o", capsize=3, color=colours(index))
+            axis.annotate(row["label"], point, xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axis.set_xlabel(label)
+        axis.margins(x=0.3, y=0.15)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("top-1 (%)")
+    figure.suptitle(results["title"], fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    parser.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of tools/benchmark.py")
+    parser.add_argument("--output", type=Path, default=Path("tradeoff.png"), help="image (default: tradeoff.png)")
+    args = parser.parse_args()
+    try:
+        draw(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
+    except ConfigError as error:
+        print(f"plot_tradeoff: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"wrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
