@@ -5,6 +5,7 @@ size 4). A block is ``x + mixer(x)`` and ``x + mlp(norm(x))``; Swin also normali
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -180,32 +181,17 @@ class LocalNet(TimmProtocol):
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.grad_checkpointing = False
         size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        options: dict[str, Any] = {"mixer": mixer, "mixer_args": mixer_args or {}, "window_size": window_size}
+        options |= {"mlp_ratio": mlp_ratio, "se": se, "extra_dw": extra_dw}
 
         self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_size)
         stages, self.feature_info = [], []
         for stage, depth in enumerate(depths):
             dim, stride = embed_dim * 2**stage, patch_size * 2**stage
-            blocks = [
-                Block(
-                    Site(
-                        dim=dim,
-                        resolution=(-(-size[0] // stride), -(-size[1] // stride)),
-                        num_heads=num_heads[stage],
-                        stage=stage,
-                        index=index,
-                        norm=norm,
-                    ),
-                    mixer=mixer,
-                    mixer_args=mixer_args or {},
-                    window_size=window_size,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=rates[sum(depths[:stage]) + index],
-                    se=se,
-                    extra_dw=extra_dw,
-                )
-                for index in range(depth)
-            ]
+            resolution = (-(-size[0] // stride), -(-size[1] // stride))
+            site = Site(dim=dim, resolution=resolution, num_heads=num_heads[stage], stage=stage, index=0, norm=norm)
+            blocks = [Block(replace(site, index=index), drop_path=next(rates), **options) for index in range(depth)]
             stages.append(Stage(PatchMerging(dim // 2) if stage else nn.Identity(), blocks))
             self.feature_info.append({"num_chs": dim, "reduction": stride, "module": f"stages.{stage}"})
         self.stages = nn.ModuleList(stages)
@@ -231,7 +217,7 @@ class LocalNet(TimmProtocol):
 
 
 def init_linear(module: nn.Module) -> None:
-    """Linear layers: truncated normal 0.02, bias 0. Convolutions and norms keep PyTorch's default (PAPER: Swin's)."""
+    """Linear layers: truncated normal 0.02, bias 0. Convolutions and norms keep PyTorch's default."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
