@@ -4,6 +4,7 @@ Faint bars show what the size of the test set alone leaves open (95%), so that n
 """
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.set_title(group.title, fontsize=10, loc="left")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(results["title"], fontsize=11)
+    figure.suptitle(textwrap.fill(results["title"], 50 * columns), fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
