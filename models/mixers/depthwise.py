@@ -1,5 +1,6 @@
 """DW-Conv: the static depth-wise convolution of the paper, and the block around it that its dynamic forms share."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -47,13 +48,30 @@ class DepthwiseMixer(Mixer):
         return x[:, :height, :width] if self.window_pad else x
 
 
-@register_mixer("dw_conv")
-class StaticDepthwise(DepthwiseMixer):
-    """DW-Conv (section 2.4): one learned kernel per channel, the same at every position and for every image.
+class HomogeneousMixer(DepthwiseMixer):
+    """One kernel per channel that is the same at every position.
 
     With ``share_channels`` the kernels are shared within as many channel groups as Swin has heads (Table 10).
     """
 
+    operator: ClassVar[Callable[..., nn.Module]]
+    """Builds the operator from (dim, kernel_size, groups=)."""
+
+    def __init__(
+        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
+    ) -> None:
+        groups = site.num_heads if share_channels else site.dim
+        operator = type(self).operator(site.dim, window_size, groups=groups)
+        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        self.groups = groups
+        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))
+
+
+@register_mixer("dw_conv")
+class StaticDepthwise(HomogeneousMixer):
+    """DW-Conv (section 2.4): the kernels are parameters, the same for every image."""
+
+    operator = DepthwiseConv
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -61,11 +79,3 @@ class StaticDepthwise(DepthwiseMixer):
         shared_channels="no",
         dynamic=False,
     )
-
-    def __init__(
-        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
-    ) -> None:
-        groups = site.num_heads if share_channels else site.dim
-        operator = DepthwiseConv(site.dim, window_size, groups=groups)
-        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
-        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))

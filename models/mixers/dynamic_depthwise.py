@@ -1,7 +1,5 @@
 """D-DW-Conv: depth-wise convolution with kernels computed from the image (homogeneous dynamic)."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.layers.pointwise import GlobalAvgPool, PointwiseConv
 from models.layers.resize import resize_kernel
 from models.mixers import register_mixer
-from models.mixers.base import Site
-from models.mixers.depthwise import DepthwiseMixer
-from models.mixers.properties import Properties, channel_sharing
+from models.mixers.depthwise import HomogeneousMixer
+from models.mixers.properties import Properties
 from models.ops import local_aggregate
 
 
@@ -20,9 +17,9 @@ class ImageKernels(nn.Module):
     """The k x k kernels of one image for each channel group: (B, H, W, C) to (B, G, k, k) (section 2.4, appendix D).
 
     Global average pool, 1x1 conv C to C/4, BN, ReLU, 1x1 conv C/4 to G*k*k with bias; no sigmoid. The paper has a group
-    for each channel. The BN sees one
-    vector per image; a training batch of one image has no variance, and such a batch is normalised with the running
-    statistics, so that the last odd batch of an epoch or a dense crop does not stop a run.
+    for each channel. The BN sees one vector per image; a training batch of one image has no variance, and such a batch
+    is normalised with the running statistics, so that the last odd batch of an epoch or a dense crop does not stop a
+    run.
     """
 
     def __init__(self, dim: int, kernel_size: int, groups: int, *, reduction: int = 4) -> None:
@@ -66,12 +63,10 @@ class DynamicDepthwiseConv(nn.Module):
 
 
 @register_mixer("d_dw_conv")
-class DynamicDepthwise(DepthwiseMixer):
-    """D-DW-Conv (section 2.4): a kernel per channel and image, the same at every position.
+class DynamicDepthwise(HomogeneousMixer):
+    """D-DW-Conv (section 2.4): the kernels are generated from the image."""
 
-    With ``share_channels`` the kernels are shared within as many channel groups as Swin has heads (Table 10).
-    """
-
+    operator = DynamicDepthwiseConv
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -79,15 +74,6 @@ class DynamicDepthwise(DepthwiseMixer):
         shared_channels="no",
         dynamic=True,
     )
-
-    def __init__(
-        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
-    ) -> None:
-        groups = site.num_heads if share_channels else site.dim
-        operator = DynamicDepthwiseConv(site.dim, window_size, groups)
-        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
-        self.groups = groups
-        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
