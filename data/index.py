@@ -7,6 +7,7 @@ ranks of a machine share its pages.
 import json
 import os
 import zlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,22 @@ from data.records import ImageList
 
 _DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U32": np.uint32}
 _OWN = ("names", "ends", "labels")
+
+
+@dataclass
+class MappedImageList(ImageList):
+    """A list whose arrays are mapped from `index_file`. A worker maps them again; it copies only changed labels."""
+
+    index_file: Path = field(kw_only=True)
+
+    def __reduce__(self):
+        changed = None if isinstance(self.labels, np.memmap) else self.labels
+        return _map_again, (self.index_file, self.classes, changed)
+
+
+def _map_again(path: Path, classes: list[str], labels: np.ndarray | None) -> ImageList:
+    records, _ = load_index(path)
+    return replace(records, classes=classes, labels=records.labels if labels is None else labels)
 
 
 def save_index(records: ImageList, path: Path, source: str) -> None:
@@ -42,7 +59,7 @@ def load_index(path: Path) -> tuple[ImageList, str]:
         meta = header.pop("__metadata__")
         arrays = {key: _map(path, 8 + length, entry) for key, entry in header.items()}
         own = {key: arrays.pop(key) for key in _OWN}
-        records = ImageList(**own, classes=json.loads(meta["classes"]), extra=arrays, index_file=path)
+        records = MappedImageList(**own, classes=json.loads(meta["classes"]), extra=arrays, index_file=path)
         return records, meta["source"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not an index file of this project ({error}); build it again") from error

@@ -1,6 +1,6 @@
 """A list of images as packed arrays: 1.28 million entries in some 60 MB that all workers share."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +14,6 @@ class ImageList:
 
     names: uint8 (bytes,), all names joined, UTF-8. ends: int64 (n,), where each name ends.
     labels: int32 (n,). classes: the class names in label order. extra: more arrays (n,) of a reader.
-    index_file: where the arrays are mapped from, if they are; a worker then maps them again, it copies nothing.
     """
 
     names: np.ndarray
@@ -22,12 +21,6 @@ class ImageList:
     labels: np.ndarray
     classes: list[str]
     extra: dict[str, np.ndarray] = field(default_factory=dict)
-    index_file: Path | None = None
-
-    def __reduce__(self):
-        if self.index_file is not None:
-            return _map_again, (self.index_file, self.classes, None if _is_map(self.labels) else self.labels)
-        return ImageList, (self.names, self.ends, self.labels, self.classes, self.extra)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,14 +76,3 @@ def parent_class(name: str, source: Path) -> str:
     if len(parts) < 2:
         raise DataError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
     return parts[-2]
-
-
-def _is_map(array: np.ndarray) -> bool:
-    return isinstance(array, np.memmap)
-
-
-def _map_again(path: Path, classes: list[str], labels: np.ndarray | None) -> ImageList:
-    from data.index import load_index  # index imports this module
-
-    records, _ = load_index(path)
-    return replace(records, classes=classes, labels=records.labels if labels is None else labels)
