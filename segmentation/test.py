@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.dense.errors import run_command
+from engine.cli import run
 from engine.dense.launch import test
 
 if __name__ == "__main__":
-    run_command(partial(test, "segmentation"))
+    sys.exit(run(partial(test, "segmentation")))

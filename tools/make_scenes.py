@@ -6,10 +6,11 @@ nothing is downloaded. One folder serves both tasks:
     images/{training,validation}/000000.jpg          the scenes, RGB
     annotations/instances_{train,val}2017.json       COCO: boxes, visible masks as RLE, ten categories "0" to "9"
     annotations/{training,validation}/000000.png     ADE20K: 0 ignore (blurred rims), 1 background, 2..11 digit 0..9
+    digits/{train,val}/0/000000.jpg                  each digit once, alone: an image folder for a classifier
 
 No digit image and no photograph is used in both splits. The same seed gives the same files.
 
-    python tools/make_scenes.py datasets/scenes --train 640 --val 120
+    python tools/make_scenes.py datasets/scenes --train 1280 --val 120
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,21 +41,30 @@ PHOTOGRAPHS = {
         "sklearn/datasets/images": ("flower.jpg",),
     },
 }
+VERSION = 2  # of how images are composed: what an older version made is made again
 SPLITS = {"train": ("training", "train2017"), "val": ("validation", "val2017")}
 IGNORE, BACKGROUND, FIRST_DIGIT = 0, 1, 2
 INK = 0.5  # a pixel with more ink than this belongs to the digit
 RIM = 0.15  # between RIM and INK the label is `ignore`
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # brightness of red, green and blue
+DARKEN = (0.3, 0.7)  # photographs are darkened, so that every digit can be the brighter
+CONTRAST = 0.3  # of a digit to what is around it
 MIN_VISIBLE = 0.85  # a new digit may hide at most 15% of an older one
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """Sizes of a scene, in pixels and objects."""
+    """Sizes of a scene, in pixels and objects; `crop` is the share of a photograph that becomes the background."""
 
     width: int = 192
     height: int = 160
-    digit_heights: tuple[int, int] = (34, 80)
-    objects: tuple[int, int] = (2, 5)
+    digit_heights: tuple[int, int] = (32, 72)
+    objects: tuple[int, int] = (3, 7)
+    crop: tuple[float, float] = (0.5, 1.0)
+
+
+# A digit as it looks inside a scene, with as much of a photograph around it.
+CLOSE_UP = SceneSpec(width=64, height=64, digit_heights=(32, 50), objects=(1, 1), crop=(0.17, 0.33))
 
 
 @dataclass
@@ -81,19 +92,26 @@ def load_photographs(split: str) -> list[Image.Image]:
     return photographs
 
 
+def load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The digits of a split, (N, 28, 28) uint8, and their labels (N,)."""
+    digits, labels = load_digits(mnist_file())
+    rows = split_rows(labels, split)
+    return digits[rows], labels[rows]
+
+
 def crop_background(photographs: list[Image.Image], spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
-    """A random crop of a random photograph, (H, W, 3) float in 0..1, with a random brightness."""
+    """A random crop of a random photograph, (H, W, 3) float in 0..1, darkened at random."""
     photograph = photographs[rng.integers(len(photographs))]
     aspect = spec.width / spec.height
     largest = min(photograph.width, photograph.height * aspect)
-    width = largest * rng.uniform(0.5, 1.0)
+    width = largest * rng.uniform(*spec.crop)
     height = width / aspect
     left, top = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
     box = (left, top, left + width, top + height)
     crop = photograph.resize((spec.width, spec.height), Image.Resampling.BICUBIC, box=box)
     if rng.random() < 0.5:
         crop = ImageOps.mirror(crop)
-    return np.clip(np.asarray(crop, np.float32) / 255 * rng.uniform(0.6, 1.1), 0, 1)
+    return np.clip(np.asarray(crop, np.float32) / 255 * rng.uniform(*DARKEN), 0, 1)
 
 
 def draw_ink(digit: np.ndarray, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
@@ -107,11 +125,10 @@ def draw_ink(digit: np.ndarray, spec: SceneSpec, rng: np.random.Generator) -> np
 
 
 def pick_colour(around: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that stands out from the mean of `around` (h, w, 3)."""
-    mean = around.reshape(-1, 3).mean(0)
-    candidates = rng.uniform(0, 1, (16, 3)).astype(np.float32)
-    far = candidates[np.abs(candidates - mean).max(1) > 0.45]
-    return far[0] if len(far) else (mean < 0.5).astype(np.float32)
+    """A random colour that is brighter than the mean of `around` (h, w, 3) by at least CONTRAST, else white."""
+    candidates = rng.uniform(0, 1, (32, 3)).astype(np.float32)
+    bright = candidates[candidates @ LUMA > around.reshape(-1, 3).mean(0) @ LUMA + CONTRAST]
+    return bright[0] if len(bright) else np.ones(3, np.float32)
 
 
 def compose_scene(
@@ -179,10 +196,7 @@ def annotate(scene: Scene, image_id: int, first_id: int) -> list[dict]:
 def write_split(root: Path, split: str, count: int, spec: SceneSpec, seed: int) -> dict[str, int]:
     """Write `count` scenes of a split. Returns how many images and objects there are."""
     folder, coco_name = SPLITS[split]
-    digits, labels = load_digits(mnist_file())
-    rows = split_rows(labels, split)
-    digits, labels = digits[rows], labels[rows]
-    photographs = load_photographs(split)
+    (digits, labels), photographs = load_split(split), load_photographs(split)
     images, annotations = [], []
     for kind in ("images", "annotations"):
         (root / kind / folder).mkdir(parents=True, exist_ok=True)
@@ -199,33 +213,63 @@ def write_split(root: Path, split: str, count: int, spec: SceneSpec, seed: int) 
     return {"images": count, "objects": len(annotations)}
 
 
-def make_scenes(
-    root: Path, train: int = 640, val: int = 120, seed: int = 0, spec: SceneSpec | None = None
-) -> dict[str, dict[str, int]]:
-    """Write both splits under `root` and a record `scenes.json` of how they were made; a root that holds the same
-    record already is left alone."""
-    spec = spec or SceneSpec()
-    record = {"train": train, "val": val, "seed": seed, **vars(spec)}
-    stamp = root / "scenes.json"
-    wanted = json.loads(json.dumps(record))
+def write_digits(root: Path, split: str, each: int | None, seed: int) -> int:
+    """Write the digits of a split (the first `each`), one to an image, below `root`. Returns how many."""
+    (digits, labels), photographs = load_split(split), load_photographs(split)
+    for index, label in enumerate(labels[:each]):
+        rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+        one = slice(index, index + 1)
+        scene = compose_scene(photographs, digits[one], labels[one], CLOSE_UP, rng)
+        folder = root / split / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(folder / f"{index:06d}.jpg", quality=92)
+    return len(labels[:each])
+
+
+def once(stamp: Path, wanted: dict, make: Callable[[], dict]) -> dict:
+    """What `make` returns; where `stamp` says that it made `wanted` already, what it returned then."""
+    wanted = json.loads(json.dumps(wanted))
     if stamp.is_file() and json.loads(stamp.read_text()).get("made_with") == wanted:
         return json.loads(stamp.read_text())["counts"]
     stamp.unlink(missing_ok=True)
-    counts = {split: write_split(root, split, n, spec, seed) for split, n in (("train", train), ("val", val))}
+    counts = make()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(json.dumps({"made_with": wanted, "counts": counts}, indent=1))
     return counts
+
+
+def make_digits(root: Path, each: int | None = None, seed: int = 0) -> dict[str, int]:
+    """Write single digits for a classifier under `root`, unless they are there; how many for each split."""
+    return once(
+        root / "digits.json",
+        {"version": VERSION, "each": each, "seed": seed, **vars(CLOSE_UP)},
+        lambda: {split: write_digits(root, split, each, seed) for split in SPLITS},
+    )
+
+
+def make_scenes(
+    root: Path, train: int = 1280, val: int = 120, seed: int = 0, spec: SceneSpec | None = None
+) -> dict[str, dict[str, int]]:
+    """Write both splits under `root`, unless a record there says that just these were made; counts for each split."""
+    spec, sizes = spec or SceneSpec(), {"train": train, "val": val}
+    return once(
+        root / "scenes.json",
+        {"version": VERSION, **sizes, "seed": seed, **vars(spec)},
+        lambda: {split: write_split(root, split, n, spec, seed) for split, n in sizes.items()},
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, nargs="?", default=Path("datasets/scenes"))
-    parser.add_argument("--train", type=int, default=640, help="number of training scenes")
+    parser.add_argument("--train", type=int, default=1280, help="number of training scenes")
     parser.add_argument("--val", type=int, default=120, help="number of validation scenes")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     start = time.perf_counter()
     try:
         counts = make_scenes(args.root, args.train, args.val, args.seed)
+        make_digits(args.root / "digits", seed=args.seed)
     except (OSError, DataError) as error:
         print(f"make_scenes: {error}", file=sys.stderr)
         return 2

@@ -3,8 +3,8 @@
     python tools/quickstart_dense.py detection|segmentation [--out DIR]
 
 `make quickstart-detection` and `make quickstart-segmentation` call it. It makes the scenes, trains with the ordinary
-entry points, evaluates, and ends with a table and the path of a sheet of predictions. A second call goes on where the
-first was stopped, or says that it is finished.
+entry points (the segmentor from a classifier of digits that is trained first), evaluates, and ends with a table and the
+path of a sheet of predictions. A second call goes on where the first was stopped, or says that it is finished.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import DataError
-from tools.make_scenes import make_scenes
+from tools.make_scenes import make_digits, make_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = ROOT / "datasets" / "scenes"
-CLASSIFIER = ROOT / "runs" / "quickstart" / "dense_backbone"
+CLASSIFIER = ROOT / "runs" / "quickstart" / "dense_backbone"  # the output of its config
 CONFIGS = {
     "detection": "detection/configs/mask-rcnn_dw-conv-nano_fpn_scenes.py",
     "segmentation": "segmentation/configs/upernet_dw-conv-nano_scenes.py",
@@ -47,13 +47,19 @@ def run(*command: str) -> None:
         raise SystemExit(done.returncode)
 
 
+def train_classifier() -> str:
+    """Weights of a classifier of single digits: what ImageNet weights are to UPerNet. A finished one is kept."""
+    run("train_cls.py", "--config", "configs/quickstart/dense_backbone.yaml")
+    return str(CLASSIFIER / "best.safetensors")
+
+
 def train(task: str, out: Path) -> Path:
     """Train, or go on training; the minutes spent are added up in minutes.txt. Returns the last checkpoint."""
     spent, start = out / "minutes.txt", time.perf_counter()
     before = float(spent.read_text()) if spent.is_file() else 0.0
-    run(
-        f"{task}/train.py", CONFIGS[task], "--data-root", str(SCENES), "--work-dir", str(out), "--resume", "--seed", "0"
-    )
+    start_from = train_classifier() if task == "segmentation" else "none"
+    options = ("--data-root", str(SCENES), "--work-dir", str(out), "--seed", "0", "--pretrained", start_from)
+    run(f"{task}/train.py", CONFIGS[task], *options, "--resume")
     spent.write_text(f"{before + (time.perf_counter() - start) / 60:.2f}\n")
     return Path((out / "last_checkpoint").read_text())
 
@@ -77,6 +83,8 @@ def quickstart(task: str, out: Path) -> None:
         print(f"{out}: finished already (remove the folder to begin anew)")
     else:
         counts = make_scenes(SCENES)
+        if task == "segmentation":
+            make_digits(SCENES / "digits")
         print(
             f"{SCENES}: {counts['train']['images']} training and {counts['val']['images']} validation scenes",
             flush=True,

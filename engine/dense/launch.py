@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,22 @@ from engine.dense.arguments import (
     set_work_dir,
 )
 from engine.dense.checks import check_checkpoint, check_config, check_datasets
-from engine.dense.errors import UsageError
 from engine.dense.weights import load_model, read_checkpoint
+from engine.errors import ConfigError
+from models.checkpoint import CheckpointError
 
 
-def train(task: str, argv: list[str] | None = None) -> int:
+@contextmanager
+def one_line() -> Iterator[None]:
+    """An unfit checkpoint is bad input as a wrong config is: one line for :func:`engine.cli.run`."""
+    try:
+        yield
+    except (ConfigError, CheckpointError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+@one_line()
+def train(task: str, argv: list[str] | None = None) -> None:
     """Train a ``task`` ("detection" or "segmentation") from the command line."""
     parser = common_parser(f"Train a model for {task}.")
     parser.add_argument("--pretrained", help="weights of the backbone, in place of the config's; `none`: from scratch")
@@ -50,10 +63,10 @@ def train(task: str, argv: list[str] | None = None) -> int:
         check_datasets(config, ("train", "val"))
     config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}]
     build_runner(config).train()
-    return 0
 
 
-def test(task: str, argv: list[str] | None = None) -> int:
+@one_line()
+def test(task: str, argv: list[str] | None = None) -> None:
     """Evaluate a checkpoint from the command line; the last line printed is the metrics as JSON."""
     parser = common_parser(f"Evaluate a model for {task}.")
     parser.add_argument("checkpoint", help="checkpoint of the whole model")
@@ -86,7 +99,6 @@ def test(task: str, argv: list[str] | None = None) -> int:
         print(line)  # noqa: T201
         if args.json:
             Path(args.json).write_text(line + "\n")
-    return 0
 
 
 def prepare(task: str, args: Any) -> Config:
@@ -95,7 +107,7 @@ def prepare(task: str, args: Any) -> Config:
     check_config(config, task)
     if args.data_root:
         if not Path(args.data_root).is_dir():
-            raise UsageError(f"--data-root {args.data_root}: no such folder")
+            raise ConfigError(f"--data-root {args.data_root}: no such folder")
         set_data_root(config, args.data_root)
     else:
         set_annotation_files(config)
@@ -107,11 +119,11 @@ def prepare(task: str, args: Any) -> Config:
 
 
 def build_runner(config: Config) -> Runner:
-    """The library's runner; what the config gets wrong in naming or arguments is a :class:`UsageError`."""
+    """The library's runner; what the config gets wrong in naming or arguments is a :class:`ConfigError`."""
     try:
         return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"config {config.filename}: {error.args[0] if error.args else error}") from error
+        raise ConfigError(f"config {config.filename}: {error.args[0] if error.args else error}") from error
 
 
 def use_faster_coco_eval() -> None:
@@ -146,7 +158,7 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
         backbone.init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
     checkpoint = (backbone.get("init_cfg") or {}).get("checkpoint")
     if checkpoint and not Path(checkpoint).is_file():
-        raise UsageError(
+        raise ConfigError(
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
             "--pretrained FILE, or train from scratch with --pretrained none"
         )
@@ -164,7 +176,7 @@ def _set_show_dir(config: Config, folder: str) -> None:
 def _set_multi_scale(config: Config) -> None:
     for key in ("tta_model", "tta_pipeline"):
         if key not in config:
-            raise UsageError(f"--multi-scale: the config has no {key}")
+            raise ConfigError(f"--multi-scale: the config has no {key}")
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.tta_model.module = config.model
     config.model = config.tta_model

@@ -14,8 +14,8 @@ _train = [
 ]
 model = dict(
     data_preprocessor=dict(size=(192, 256), size_divisor=None, test_cfg=dict(size_divisor=32)),
-    decode_head=dict(sampler=None),
-    auxiliary_head=dict(sampler=None),
+    decode_head=dict(loss_decode=dict(class_weight=None)),
+    auxiliary_head=dict(loss_decode=dict(class_weight=None)),
 )
 train_dataloader = dict(dataset=dict(pipeline=_train, **_dataset))
 val_dataloader = dict(batch_size=1, dataset=_dataset)

@@ -90,3 +90,28 @@ def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_coco_file_is_plain_json(scenes: Path) -> None:
     content = json.loads((scenes / "annotations" / "instances_val2017.json").read_text())
     assert {annotation["iscrowd"] for annotation in content["annotations"]} == {0}
+
+
+def test_single_digits_are_an_image_folder(tmp_path: Path) -> None:
+    """Each split's first digits, in folders of their class, brighter than what is around them; not made twice."""
+    assert make_scenes.make_digits(tmp_path, each=12) == {"train": 12, "val": 12}
+    for split in ("train", "val"):
+        _, labels = make_scenes.load_split(split)
+        files = {int(file.stem): file for file in (tmp_path / split).rglob("*.jpg")}
+        assert [int(files[i].parent.name) for i in range(12)] == labels[:12].tolist()
+        for file in files.values():
+            grey = np.asarray(Image.open(file).convert("L"), float)
+            assert grey.shape == (64, 64) and np.percentile(grey, 97) > grey.mean() + 30
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.jpg")}
+    make_scenes.make_digits(tmp_path, each=12)
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.jpg")}
+
+
+def test_every_digit_fits_the_smallest_picture() -> None:
+    """The widest digit, turned, at its greatest height: a close-up must hold it."""
+    digit = np.full((1, 28, 28), 255, np.uint8)
+    digit[:, :4], digit[:, -4:], digit[:, :, :4], digit[:, :, -4:] = 0, 0, 0, 0
+    spec = make_scenes.CLOSE_UP
+    for seed in range(40):
+        ink = make_scenes.draw_ink(digit[0], spec, np.random.default_rng(seed))
+        assert ink.shape[0] <= spec.height and ink.shape[1] <= spec.width

@@ -53,6 +53,13 @@ def test_labels_are_veiled_and_listed() -> None:
     assert list(colour_of(0)) in legend and list(colour_of(2)) in legend and list(colour_of(1)) not in legend
 
 
+def test_background_is_left_as_it_is() -> None:
+    label = np.zeros((SHORT_SIDE, SHORT_SIDE), int)
+    label[:, 300:] = 1
+    pixels = np.asarray(draw(grey(SHORT_SIDE, SHORT_SIDE), Labels(label, ["background", "7"]))).astype(int)
+    assert pixels[50, 10].tolist() == [128, 128, 128] and pixels[50, 400].tolist() != [128, 128, 128]
+
+
 def test_shares_add_up() -> None:
     labels = Labels(np.array([[0, 0], [0, 2]]), ["a", "b", "c"])
     assert labels.summary() == {"labels": {"a": 0.75, "c": 0.25}}

@@ -12,8 +12,8 @@ from torch import nn
 
 from engine.dense.arguments import datasets, load_config
 from engine.dense.checks import default_classes
-from engine.dense.errors import UsageError
 from engine.dense.weights import load_model
+from engine.errors import ConfigError
 from tools.pictures.predictions import Found, Labels, Objects
 
 
@@ -21,7 +21,7 @@ def load_dense(config: str, checkpoint: str, *, threshold: float = 0.3) -> "Dete
     """The model of a detection or segmentation config with the weights of a checkpoint.
 
     Raises:
-        UsageError, CheckpointError: the file is named.
+        ConfigError, CheckpointError: the file is named.
     """
     settings = load_config(config, {})
     settings.model.backbone.pop("init_cfg", None)
@@ -29,7 +29,7 @@ def load_dense(config: str, checkpoint: str, *, threshold: float = 0.3) -> "Dete
         return Detector(settings, checkpoint, threshold)
     if settings.get("default_scope") == "mmseg":
         return Segmentor(settings, checkpoint)
-    raise UsageError(f"config {config}: is neither for detection nor for segmentation")
+    raise ConfigError(f"config {config}: is neither for detection nor for segmentation")
 
 
 class Detector:

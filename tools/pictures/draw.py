@@ -56,12 +56,18 @@ def draw_objects(image: Image.Image, objects: Objects) -> Image.Image:
 
 
 def draw_labels(image: Image.Image, labels: Labels) -> Image.Image:
-    """Each pixel veiled in the colour of its class; a legend with each class's share below."""
+    """Each pixel veiled in the colour of its class, but for what is `background`; below, a legend with the shares."""
     canvas, _ = enlarge(image)
     palette = np.array([colour_of(index) for index in range(len(labels.names))], np.float32)
-    label = Image.fromarray(labels.label.astype(np.int32)).resize(canvas.size, Image.Resampling.NEAREST)
-    veiled = 0.45 * np.asarray(canvas, np.float32) + 0.55 * palette[np.asarray(label)]
-    entries = [(f"{labels.names[i]} {share:.0%}", colour_of(i)) for i, share in labels.shares() if share >= 0.001]
+    veil = np.array([0.0 if name == "background" else 0.55 for name in labels.names], np.float32)
+    label = np.asarray(Image.fromarray(labels.label.astype(np.int32)).resize(canvas.size, Image.Resampling.NEAREST))
+    opacity = veil[label][..., None]
+    veiled = (1 - opacity) * np.asarray(canvas, np.float32) + opacity * palette[label]
+    entries = [
+        (f"{labels.names[i]} {share:.0%}", colour_of(i) if veil[i] else PAPER)
+        for i, share in labels.shares()
+        if share >= 0.001
+    ]
     return _with_legend(Image.fromarray(veiled.astype(np.uint8)), entries)
 
 
