@@ -2,9 +2,9 @@
 
     python tools/quickstart_dense.py detection|segmentation [--out DIR]
 
-`make quickstart-detection` and `make quickstart-segmentation` call it. It makes the scenes, trains with the ordinary
-entry points (the segmentor from a classifier of digits that is trained first), evaluates, and ends with a table and the
-path of a sheet of predictions. A second call goes on where the first was stopped, or says that it is finished.
+`make quickstart-detection` and `make quickstart-segmentation` call it. It makes the scenes, trains a classifier of
+single digits and from its weights the dense model, all with the ordinary entry points, evaluates, and ends with a table
+and the path of a sheet of predictions. A second call goes on where the first was stopped, or says that it is finished.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def run(*command: str) -> None:
 
 
 def train_classifier() -> str:
-    """Weights of a classifier of single digits: what ImageNet weights are to UPerNet. A finished one is kept."""
+    """Weights of a classifier of single digits, as detectors start from ImageNet; a finished one is kept."""
     run("train_cls.py", "--config", "configs/quickstart/dense_backbone.yaml")
     return str(CLASSIFIER / "best.safetensors")
 
@@ -57,8 +57,7 @@ def train(task: str, out: Path) -> Path:
     """Train, or go on training; the minutes spent are added up in minutes.txt. Returns the last checkpoint."""
     spent, start = out / "minutes.txt", time.perf_counter()
     before = float(spent.read_text()) if spent.is_file() else 0.0
-    start_from = train_classifier() if task == "segmentation" else "none"
-    options = ("--data-root", str(SCENES), "--work-dir", str(out), "--seed", "0", "--pretrained", start_from)
+    options = ("--data-root", str(SCENES), "--work-dir", str(out), "--seed", "0", "--pretrained", train_classifier())
     run(f"{task}/train.py", CONFIGS[task], *options, "--resume")
     spent.write_text(f"{before + (time.perf_counter() - start) / 60:.2f}\n")
     return Path((out / "last_checkpoint").read_text())
@@ -83,8 +82,7 @@ def quickstart(task: str, out: Path) -> None:
         print(f"{out}: finished already (remove the folder to begin anew)")
     else:
         counts = make_scenes(SCENES)
-        if task == "segmentation":
-            make_digits(SCENES / "digits")
+        make_digits(SCENES / "digits")
         print(
             f"{SCENES}: {counts['train']['images']} training and {counts['val']['images']} validation scenes",
             flush=True,

@@ -22,7 +22,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=100)),
 )
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=12)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=6, val_interval=6)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -32,6 +32,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=12, T_max=12, eta_min=1e-5, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=6, T_max=6, eta_min=1e-5, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1, max_keep_ckpts=1))
