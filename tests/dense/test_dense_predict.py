@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,6 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from tools import predict
+from tools.pictures.dense import load_dense
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +46,17 @@ def test_a_detector_and_a_segmentor_side_by_side(scenes: Path, tmp_path: Path) -
         for item in record.get("objects", []):
             assert item["name"] in "0123456789" and item["score"] >= 0.05
     assert Image.open(tmp_path / "out" / "sheet.png").width > 3 * 420
+
+
+def test_a_segmentor_sees_images_at_the_scale_of_its_test_set(scenes: Path, tmp_path: Path) -> None:
+    """Not at ADE20K's, which the library's inference would take from a key that the config has not changed."""
+    image = Image.open(next((scenes / "images" / "validation").glob("*.jpg")))
+    segmentor = load_dense(SEGMENTATION, checkpoint(SEGMENTATION, tmp_path))
+    mean, std = (segmentor.model.cfg.model.data_preprocessor[key] for key in ("mean", "std"))
+    pixels = torch.tensor((np.asarray(image, np.float32) - mean) / std, dtype=torch.float32)
+    with torch.no_grad():
+        logits = segmentor.model.encode_decode(pixels.permute(2, 0, 1)[None], [{"img_shape": image.size[::-1]}])
+    assert (logits[0].argmax(0).numpy() == segmentor(image).label).mean() > 0.999
 
 
 def test_a_checkpoint_of_another_model_is_refused(scenes: Path, tmp_path: Path, capsys) -> None:

@@ -68,6 +68,8 @@ class Segmentor:
         from mmseg.apis import inference_model
 
         self._infer = inference_model
+        # The library reads this key, which the base configs fill for ADE20K: images would be scaled to its size.
+        config.test_pipeline = next(datasets(config, "test")).pipeline
         self.model = _build(config)
         self.names = list(_class_names(load_model(self.model, checkpoint), config))
 
