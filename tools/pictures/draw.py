@@ -10,13 +10,16 @@ from tools.pictures.predictions import Classes, Labels, Objects, Prediction
 
 SHORT_SIDE = 420  # small images are enlarged before drawing, so that lines and letters stay fine
 MARGIN, LINE = 8, 22
+VEIL, STRONG_VEIL = 0.55, 0.8  # opacity of labels: strong where the background is left as it is
+SHADES = (0.95, 0.6, 0.8)
 Colour = tuple[int, int, int]
 PAPER, INK, GREY = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 
 
 def colour_of(index: int) -> Colour:
-    """A colour for a class number; neighbours differ much (steps of the golden angle around the colour circle)."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803398875 % 1.0, 0.75 if index % 2 else 0.95, 0.95)
+    """A colour for a class number; neighbours differ much (steps of the golden angle around the colour circle), and
+    those that come near in hue differ in brightness."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803398875 % 1.0, 0.75 if index % 2 else 0.95, SHADES[index % 3])
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
@@ -59,12 +62,13 @@ def draw_labels(image: Image.Image, labels: Labels) -> Image.Image:
     """Each pixel veiled in the colour of its class, but for what is `background`; below, a legend with the shares."""
     canvas, _ = enlarge(image)
     palette = np.array([colour_of(index) for index in range(len(labels.names))], np.float32)
-    veil = np.array([0.0 if name == "background" else 0.55 for name in labels.names], np.float32)
+    strength = STRONG_VEIL if "background" in labels.names else VEIL
+    veil = np.array([0.0 if name == "background" else strength for name in labels.names], np.float32)
     label = np.asarray(Image.fromarray(labels.label.astype(np.int32)).resize(canvas.size, Image.Resampling.NEAREST))
     opacity = veil[label][..., None]
     veiled = (1 - opacity) * np.asarray(canvas, np.float32) + opacity * palette[label]
     entries = [
-        (f"{labels.names[i]} {share:.0%}", colour_of(i) if veil[i] else PAPER)
+        (f"{labels.names[i]} ({f'{share:.0%}' if share >= 0.005 else '<1%'})", colour_of(i) if veil[i] else PAPER)
         for i, share in labels.shares()
         if share >= 0.001
     ]
