@@ -2,9 +2,15 @@
 
 Exact: PIL decodes the whole image, cuts the box and resizes it with its own kernels.
 Fast, for JPEG: libjpeg decodes straight to a tensor, and torch's uint8 kernel (the same filter, on vector
-units) resizes. A box of twice the output or more is decoded at 1/2, 1/4 or 1/8 inside the DCT.
-docs/data.md states the pixel differences.
+units) resizes. A box of twice the output or more is decoded at 1/2, 1/4 or 1/8 inside the DCT. Rows below
+the box are not decoded. docs/data.md states the pixel differences.
 """
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import parent_process
 
 import torch
 from PIL import Image
@@ -12,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from data.decode import Encoded, decode, describe
+from data.decode import Encoded, decode, describe, first_rows
 from data.errors import CorruptImageError
 
 Box = tuple[int, int, int, int]  # top, left, height, width, as in torchvision
@@ -34,7 +40,7 @@ def fast_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, channe
     if scale > 1:
         return _scaled_crop(image, box, size, mode, scale)
     top, left, height, width = box
-    cut = _decode_tensor(image.data, image.name)[:, top : top + height, left : left + width]
+    cut = _decode_tensor(image, top + height)[:, top : top + height, left : left + width]
     cut = cut.unsqueeze(0).contiguous(memory_format=torch.channels_last)  # the order of bytes that PIL wants back
     resized = interpolate(cut, size, mode=mode, antialias=True, align_corners=False)
     return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
@@ -48,20 +54,43 @@ def dct_scale(box: Box, size: tuple[int, int]) -> int:
     return 1
 
 
-def _decode_tensor(data: bytes, name: str) -> Tensor:
-    """Return uint8 (3, H, W)."""
+def _decode_tensor(image: Encoded, rows: int) -> Tensor:
+    """Return the first rows or more, uint8 (3, H, W)."""
+    assert image.data is not None
     try:
-        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        if parent_process() is None:  # not a worker: others may be writing to stderr
+            return _to_tensor(bytearray(image.data))
+        with _silent_stderr():  # where libjpeg would tell of each file that it goes on after the last row wanted
+            return _to_tensor(first_rows(image, rows))
     except RuntimeError as error:
-        raise CorruptImageError(f"{name}: not a readable image ({describe(error)})") from error
+        raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
+
+
+def _to_tensor(data: bytearray) -> Tensor:
+    return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    kept = os.dup(2)
+    os.dup2(_nowhere(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@cache
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _scaled_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, scale: int) -> Image.Image:
-    full_width, full_height = image.size
-    opened = image.open()
-    opened.draft(None, (full_width // scale, full_height // scale))
-    scaled = decode(Encoded(image.name, opened.size, opened=opened), 3)
-    x, y = scaled.width / full_width, scaled.height / full_height
     top, left, height, width = box
-    region = (left * x, top * y, min((left + width) * x, scaled.width), min((top + height) * y, scaled.height))
+    reach = 2 * -(-height // size[0])  # rows below the box that the filter looks at
+    opened = Encoded(image.name, image.size, data=bytes(first_rows(image, top + height + reach))).open()
+    opened.draft(None, (opened.width // scale, opened.height // scale))
+    scaled = decode(Encoded(image.name, opened.size, opened=opened), 3)
+    region = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
     return scaled.resize(size[::-1], _RESAMPLE[mode], box=region)

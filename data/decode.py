@@ -4,6 +4,7 @@ import io
 import re
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -12,19 +13,30 @@ from data.errors import CorruptImageError
 # What PIL raises for broken files of the formats it knows.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError)
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # JPEG markers without a length
-_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive frames with Huffman codes
+_BASELINE = 0xC0
+_END = b"\xff\xd9"
+_FRAMES = {_BASELINE, 0xC1, 0xC2}  # baseline, extended and progressive frames with Huffman codes
+
+
+class Frame(NamedTuple):
+    """What the header of a JPEG says: (width, height), and where it says so."""
+
+    size: tuple[int, int]
+    place: int
 
 
 @dataclass
 class Encoded:
     """An image whose size (width, height) is known and whose pixels are not decoded yet.
 
-    data: the file, where it is an ordinary JPEG, which the fast decoder takes. Otherwise `opened` is PIL's.
+    data, frame: the file and its header, where it is an ordinary JPEG, which the fast decoder takes. Otherwise
+    `opened` is PIL's.
     """
 
     name: str
     size: tuple[int, int]
     data: bytes | None = None
+    frame: Frame | None = None
     opened: Image.Image | None = None
 
     def open(self) -> Image.Image:
@@ -40,9 +52,9 @@ def open_image(data: bytes, name: str, max_pixels: int) -> Encoded:
 
     Raises CorruptImageError where the header is broken or the image has more than `max_pixels` pixels.
     """
-    size = jpeg_size(data)
-    if size is not None:
-        image = Encoded(name, size, data=data)
+    frame = jpeg_frame(data)
+    if frame is not None:
+        image = Encoded(name, frame.size, data=data, frame=frame)
     else:
         opened = _open(data, name)
         image = Encoded(name, opened.size, opened=opened)
@@ -60,8 +72,8 @@ def decode(image: Encoded, channels: int) -> Image.Image:
         raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of an ordinary JPEG, 8 bits in 1 or 3 components; None for anything else.
+def jpeg_frame(data: bytes) -> Frame | None:
+    """Find the header of an ordinary JPEG, 8 bits in 1 or 3 components; None for anything else.
 
     Opening with PIL would parse all tables and metadata, which takes a tenth of the time of decoding.
     """
@@ -73,12 +85,26 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker in _FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", data, place + 4)
             ordinary = precision == 8 and components in (1, 3) and width and height
-            return (width, height) if ordinary else None
+            return Frame((width, height), place) if ordinary else None
         if marker == 0xFF or marker in _ALONE:  # padding
             place += 1 if marker == 0xFF else 2
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return None
+
+
+def first_rows(image: Encoded, rows: int) -> bytearray:
+    """Return a JPEG whose header claims only the rows that are wanted, so that a decoder stops after them.
+
+    Upsampling looks at the next rows of colours, and the DCT may be scaled, so up to two blocks more are claimed. All
+    rows stay where the file is progressive (each pass has all rows) or has no end: what was cut off must be noticed.
+    """
+    assert image.data is not None and image.frame is not None
+    data, place = bytearray(image.data), image.frame.place
+    claimed = (rows + 31) // 16 * 16
+    if claimed < image.size[1] and data[place + 1] == _BASELINE and data.endswith(_END):
+        struct.pack_into(">H", data, place + 5, claimed)
+    return data
 
 
 def _open(data: bytes, name: str) -> Image.Image:

@@ -107,9 +107,7 @@ def _operations(cfg: DataConfig, size: Size) -> list:
         raise DataError(
             f"data.augment.auto_augment={augment.auto_augment} is not known to timm; e.g. rand-m9-mstd0.5-inc1"
         ) from error
-    if cfg.fast_decode:
-        speed_up(operations.transforms)
-    return operations.transforms
+    return [speed_up(operation) for operation in operations.transforms] if cfg.fast_decode else operations.transforms
 
 
 def draw_erased(augment: AugmentConfig, channels: int, size: Size) -> list[Erased]:

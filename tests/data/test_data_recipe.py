@@ -2,6 +2,7 @@
 
 import io
 import random
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from torchvision import transforms
 
 from data import DataConfig
 from data.batch import Normalizer, RawBatch
-from data.crop import dct_scale, exact_crop, fast_crop
-from data.decode import Encoded, jpeg_size, open_image
+from data.crop import _to_tensor, dct_scale, exact_crop, fast_crop
+from data.decode import Encoded, first_rows, jpeg_frame, open_image
+from data.errors import CorruptImageError
 from data.sampler import BatchKey
 from data.shift import _FAST
 from data.transforms import EvalTransform, TrainTransform
@@ -148,6 +150,42 @@ def test_fast_shears_and_translations_differ_by_one_level_at_most(photo: Path, n
     assert (slow != fast).mean() < 0.01
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 2}, {"progressive": True}, {"optimize": True}])
+def test_rows_below_the_crop_change_nothing(photo: Path, subsampling: int, options: dict):
+    """Both ways of decoding stop early; the pixels of the crop are those of the whole image."""
+    buffer = io.BytesIO()
+    Image.open(photo).save(buffer, "JPEG", subsampling=subsampling, quality=90, **options)
+    whole = open_image(buffer.getvalue(), "photo", 10**8)
+    assert whole.data is not None
+    for rows in (1, 15, 16, 17, 100, 260, 374, 375):
+        part = _to_tensor(first_rows(whole, rows))
+        assert part.shape[1] >= rows and (part.shape[1] < 375) == (rows < 345 and "progressive" not in options)
+        assert (part[:, :rows] == _to_tensor(bytearray(whole.data))[:, :rows]).all()
+    for box in ((0, 0, 224, 224), (31, 40, 250, 260)):
+        crops = [fast_crop(Encoded("photo", whole.size, whole.data + end, whole.frame), box, (100, 100), "bicubic", 3)
+                 for end in (b"", b"no end: decoded as a whole")]  # fmt: skip
+        assert dct_scale(box, (100, 100)) == 2 and crops[0].tobytes() == crops[1].tobytes()
+
+
+def test_a_file_that_is_cut_off_is_decoded_as_a_whole(photo: Path):
+    data = photo.read_bytes()
+    assert len(first_rows(opened(photo), 100)) == len(data)
+    cut = open_image(data[: len(data) // 2], "cut", 10**8)
+    with pytest.raises(CorruptImageError, match="cut: not a readable image"):
+        fast_crop(cut, (0, 0, 50, 50), (40, 40), "bicubic", 3)
+
+
+def test_workers_stop_early_and_say_nothing(photo: Path, capfd: pytest.CaptureFixture):
+    """libjpeg reports on stderr that a file goes on after the last wanted row."""
+    _to_tensor(first_rows(opened(photo), 100))
+    assert "extraneous bytes" in capfd.readouterr().err
+    with ProcessPoolExecutor(1) as pool:
+        there = pool.submit(fast_crop, opened(photo), (0, 0, 50, 50), (40, 40), "bicubic", 3).result()
+    assert capfd.readouterr().err == ""
+    assert there.tobytes() == fast_crop(opened(photo), (0, 0, 50, 50), (40, 40), "bicubic", 3).tobytes()
+
+
 def test_the_whole_fast_pipeline_stays_near_the_exact_one(photo: Path):
     differences = []
     for seed in range(40):
@@ -175,7 +213,8 @@ def test_the_size_of_a_jpeg_is_found_as_pil_finds_it(options: dict, mode: str):
     for size in ((1, 1), (500, 375), (8, 700)):
         buffer = io.BytesIO()
         Image.new(mode, size).save(buffer, "JPEG", **options)
-        assert jpeg_size(buffer.getvalue()) == size
+        frame = jpeg_frame(buffer.getvalue())
+        assert frame is not None and frame.size == size
 
 
 def test_what_is_no_ordinary_jpeg_is_left_to_pil():
@@ -183,7 +222,7 @@ def test_what_is_no_ordinary_jpeg_is_left_to_pil():
     Image.new("CMYK", (9, 7)).save(buffer, "JPEG")
     content = buffer.getvalue()
     for data in (content, content[:30], b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff\xff", b"\x89PNG" + bytes(50)):
-        assert jpeg_size(data) is None
+        assert jpeg_frame(data) is None
 
 
 PLAIN = DataConfig(augment={"auto_augment": None, "color_jitter": 0, "erase_prob": 0}).augment
