@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from models.backbone import Block, ExtraDepthwise, LocalNet
 from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.fused import ChannelAffine, FusedDepthwiseBlock, FusedLinear, ImageBlockedStage, NormedReLU, constant
+from models.layers.fused import (
+    ChannelAffine,
+    FusedDepthwise,
+    FusedDepthwiseBlock,
+    FusedLinear,
+    ImageBlockedStage,
+    NormedReLU,
+    constant,
+)
 from models.layers.pointwise import PointwiseConv
 from models.mixers.depthwise import DepthwiseMixer
 from models.mixers.dynamic_depthwise import DynamicDepthwiseConv, ImageKernels
@@ -124,7 +132,10 @@ def _fold_depthwise(mixer: Any) -> None:
     else:
         mixer.proj_in = NormedReLU(_linear(mixer.proj_in), mixer.norm_in)
     folded = _fold_into_operator(mixer.op, mixer.norm_op)
-    mixer.op = NormedReLU(mixer.op, nn.Identity() if folded else mixer.norm_op)
+    if folded and isinstance(mixer.op, DepthwiseConv):
+        mixer.op = FusedDepthwise(mixer.op)
+    else:
+        mixer.op = NormedReLU(mixer.op, nn.Identity() if folded else mixer.norm_op)
     mixer.norm_in = mixer.norm_op = nn.Identity()
     if isinstance(mixer.norm_out, Norm):
         mixer.proj_out = _linear_then_norm(mixer.proj_out, mixer.norm_out)

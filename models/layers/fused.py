@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import Block, Stage
+from models.layers.depthwise_conv import DepthwiseConv
 from models.layers.norms import normalize
-from models.ops.linear import linear, runs_eagerly
+from models.ops.convolution import depthwise_relu
+from models.ops.linear import PackedWeight, linear, runs_eagerly
 
-# The hidden map of an MLP, the widest of a block, should stay in the cache: elements of it worked on at a time.
-BLOCK_ELEMENTS = 1_250_000
+# Elements of the widest map of a block, the hidden one of its MLP, that are worked on at a time. Above 32 MB the system
+# allocates a map anew at each call, which costs more than the products; far below, oneDNN's calls are too short.
+BLOCK_ELEMENTS = 5_000_000
 
 
 def constant(value: Tensor, like: Tensor) -> nn.Parameter:
@@ -24,10 +27,11 @@ class FusedLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, activation: str = "none") -> None:
         super().__init__()
         self.weight, self.bias, self.activation = weight, bias, activation
+        self.packed = PackedWeight()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """`residual`, of the output's shape, is added in the same call."""
-        return linear(x, self.weight, self.bias, self.activation, residual)
+        return linear(x, self.weight, self.bias, self.activation, residual, self.packed)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activation={self.activation!r}"
@@ -56,6 +60,17 @@ class NormedReLU(nn.Module):
         return x.relu_() if runs_eagerly(x) else x.relu()
 
 
+class FusedDepthwise(nn.Module):
+    """A static depth-wise convolution of (B, H, W, C) with a norm folded in, and its ReLU."""
+
+    def __init__(self, conv: DepthwiseConv) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_relu(x, self.weight, self.bias)
+
+
 class FusedDepthwiseBlock(nn.Module):
     """A block of a depth-wise model whose norms are folded: five calls, the residual sums inside two of them.
 
@@ -74,7 +89,7 @@ class FusedDepthwiseBlock(nn.Module):
 
 
 class ImageBlockedStage(Stage):
-    """A stage that works on a few images at a time, so that what one layer writes the next still finds in the cache."""
+    """A stage that works on a few images at a time, so that no map is too large for memory that is used again."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not runs_eagerly(x):

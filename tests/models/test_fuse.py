@@ -12,6 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models.layers import fused as fused_layers
+from models.ops import reference
+from models.ops.backend import use_backend
+from models.ops.convolution import depthwise_relu
 
 FAMILIES = ("swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano")
 
@@ -145,3 +148,37 @@ def test_onnx_takes_any_batch_size(name: str, tmp_path: Path) -> None:
 def test_norm_without_statistics_is_refused() -> None:
     with pytest.raises(ValueError, match="running statistics"):
         models.fuse(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)))
+
+
+def test_packed_weights_follow_the_weights_and_stay_out_of_copies() -> None:
+    fused = models.fuse(_trained("dw_conv_nano"))
+    images = torch.randn(2, 3, 36, 36)
+    with torch.no_grad():
+        first = fused(images)  # packs
+        again = copy.deepcopy(fused)
+        assert all(m.packed._packed is not None for m in fused.modules() if isinstance(m, fused_layers.FusedLinear))
+        assert all(m.packed._packed is None for m in again.modules() if isinstance(m, fused_layers.FusedLinear))
+        torch.testing.assert_close(again(images), first)
+        again.load_state_dict({key: value * 1.5 for key, value in fused.state_dict().items()})
+        changed = again(images)
+    # With gradients enabled nothing is packed.
+    torch.testing.assert_close(changed, again(images), atol=1e-4, rtol=1e-4)
+    assert (changed - first).abs().max() > 1e-2
+    assert again.state_dict().keys() == fused.state_dict().keys()
+    with torch.inference_mode():
+        torch.testing.assert_close(models.fuse(_trained("dw_conv_nano"))(images), first, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [(7, 7), (4, 4), (3, 3), (13, 13)])
+@pytest.mark.parametrize("groups", [6, 3])
+def test_depthwise_convolution_with_relu(kernel: tuple[int, int], groups: int) -> None:
+    x, weight, bias = torch.randn(2, 5, 9, 6), torch.randn(groups, *kernel), torch.randn(6)
+    with torch.no_grad():
+        expected = reference.shared_forward(x, weight, bias).relu()
+        for layout in (x, x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)):
+            got = depthwise_relu(layout, weight, bias)
+            assert got.is_contiguous()
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(depthwise_relu(x, weight, None), reference.shared_forward(x, weight, None).relu())
+        with use_backend("reference"):
+            torch.testing.assert_close(depthwise_relu(x, weight, bias), expected, atol=0, rtol=0)
