@@ -89,7 +89,7 @@ def _nowhere() -> int:
 def _scaled_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, scale: int) -> Image.Image:
     top, left, height, width = box
     reach = 2 * -(-height // size[0])  # rows below the box that the filter looks at
-    opened = Encoded(image.name, image.size, data=bytes(first_rows(image, top + height + reach))).open()
+    opened = Encoded(image.name, image.size, data=bytes(first_rows(image, top + height + reach, scale))).open()
     opened.draft(None, (opened.width // scale, opened.height // scale))
     scaled = decode(Encoded(image.name, opened.size, opened=opened), 3)
     region = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)

@@ -93,15 +93,16 @@ def jpeg_frame(data: bytes) -> Frame | None:
     return None
 
 
-def first_rows(image: Encoded, rows: int) -> bytearray:
+def first_rows(image: Encoded, rows: int, scale: int = 1) -> bytearray:
     """Return a JPEG whose header claims only the rows that are wanted, so that a decoder stops after them.
 
-    Upsampling looks at the next rows of colours, and the DCT may be scaled, so up to two blocks more are claimed. All
-    rows stay where the file is progressive (each pass has all rows) or has no end: what was cut off must be noticed.
+    Upsampling looks at the next row of colours, which may stand for two rows of pixels, of `scale` rows each; so a few
+    more are claimed. All rows stay where the file is progressive (each pass has all rows) or has no end: what was cut
+    off must be noticed.
     """
     assert image.data is not None and image.frame is not None
     data, place = bytearray(image.data), image.frame.place
-    claimed = (rows + 31) // 16 * 16
+    claimed = rows + 4 * scale
     if claimed < image.size[1] and data[place + 1] == _BASELINE and data.endswith(_END):
         struct.pack_into(">H", data, place + 5, claimed)
     return data

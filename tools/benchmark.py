@@ -62,7 +62,7 @@ def _row(spec: Spec, work: Work, timing: Timing, first: Timing, ceiling: dict[st
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """The command line. ValueError says in one line what does not fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--suite", choices=("standard", "gpu"))
@@ -81,12 +81,13 @@ def arguments() -> argparse.Namespace:
     for name, least in (("batch", 1), ("img_size", 32), ("rounds", 2), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')}: {value} is below {least}")
+            raise ValueError(f"--{name.replace('_', '-')}: {value} is below {least}")
     if bool(options.models) == bool(options.suite):
-        parser.error("give MODEL ... or --suite")
+        raise ValueError("give MODEL ... or --suite")
     device = "cuda" if options.suite == "gpu" else options.device
     if device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device: PyTorch sees no GPU here, so {device!r} cannot be used")
+        wanted = "--suite gpu" if options.suite else f"--device {device}"
+        raise ValueError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
     options.device = "cpu" if options.suite == "standard" else device
     return options
 
@@ -118,10 +119,8 @@ def measure(options: argparse.Namespace, groups: list[suites.Group]) -> dict[str
 
 def main() -> int:
     """Run the comparison; the exit status."""
-    options = arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
+        options = arguments()
         if options.suite:
             groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
         else:
@@ -131,6 +130,8 @@ def main() -> int:
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
     found = measure(options, groups)
     path = options.output
     if path is None and options.suite:

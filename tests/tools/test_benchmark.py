@@ -56,7 +56,7 @@ def test_bad_input_ends_with_status_two_and_one_line() -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "dw_conv_tiny" in done.stderr
     if not torch.cuda.is_available():
         done = _run("--suite", "gpu")
-        assert done.returncode == 2 and "no GPU" in done.stderr
+        assert done.returncode == 2 and "no GPU" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_calls_take_turns_and_stop_in_time() -> None:
