@@ -54,3 +54,19 @@ def test_flop_counter_counts_every_kind_alike() -> None:
 def test_bad_shapes_are_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"groups|weight"):
         local_aggregate(torch.zeros(2, 5, 4, 6), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_second_derivative_is_refused_and_never_wrong(kind: str) -> None:
+    x, weight, bias = (tensor.requires_grad_() for tensor in _inputs(kind, 3))
+    first = torch.autograd.grad(local_aggregate(x, weight, bias).square().sum(), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="local_ops"):
+        first.square().sum().backward()
+
+
+def test_a_second_derivative_of_generated_weights_is_refused() -> None:
+    x = _inputs("static", 3)[0]
+    leaves = [t.double().requires_grad_() for t in (x, torch.randn(2, 3, 4, 3), torch.randn(18, 3), torch.randn(18))]
+    first = torch.autograd.grad(generate_and_aggregate(*leaves, 2, 3).square().sum(), leaves[1], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="local_ops"):
+        first.square().sum().backward()
