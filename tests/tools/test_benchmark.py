@@ -87,6 +87,7 @@ def test_flops_do_not_depend_on_the_options() -> None:
 def test_accuracies_come_from_the_tables() -> None:
     assert paper_accuracy(parse_spec("timm:swin_tiny_patch4_window7_224+compile")) == 81.3
     assert paper_accuracy(parse_spec("d_dw_conv_tiny+fuse")) == 81.9
+    assert paper_accuracy(parse_spec("i_dynamic_tiny+fuse")) == 81.8  # stands in the table of three tasks only
     assert paper_accuracy(parse_spec("dw_conv_nano")) is None
 
 

@@ -90,7 +90,7 @@ def paper_accuracy(spec: Spec) -> float | None:
     wanted = {f"configs/imagenet/{name}.yaml", f"configs/comparison.yaml model.name={name}"}
     for table in load_tables():
         for row in table.rows:
-            if str(row.config) in wanted and re.fullmatch(r"\d+(\.\d+)?", str(row.paper.get("top1", ""))):
+            if row.config_of("classification") in wanted and re.fullmatch(r"\d+(\.\d+)?", str(row.paper.get("top1", ""))):
                 return float(row.paper["top1"])
     return None
 
@@ -111,12 +111,12 @@ def draw(result: dict[str, Any], specs: dict[str, Spec], path: Path) -> bool:
         return False
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for speed, accuracy, name in points:
-        axes.scatter(speed, accuracy)
-        axes.annotate(name, (speed, accuracy), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.scatter(speed, accuracy, label=name)
     work = result["work"]
     axes.set_xlabel(f"images/s measured ({work['mode']}, {work['dtype']}, batch {work['batch']}, {work['device']})")
     axes.set_ylabel("ImageNet top-1 of the paper, %")
-    axes.margins(0.25)
+    axes.margins(0.15)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path)
     plt.close(figure)
     return True
