@@ -90,8 +90,9 @@ def paper_accuracy(spec: Spec) -> float | None:
     wanted = {f"configs/imagenet/{name}.yaml", f"configs/comparison.yaml model.name={name}"}
     for table in load_tables():
         for row in table.rows:
-            if row.config_of("classification") in wanted and re.fullmatch(r"\d+(\.\d+)?", str(row.paper.get("top1", ""))):
-                return float(row.paper["top1"])
+            top1 = str(row.paper.get("top1", ""))
+            if row.config_of("classification") in wanted and re.fullmatch(r"\d+(\.\d+)?", top1):
+                return float(top1)
     return None
 
 
