@@ -135,7 +135,7 @@ def _tag(
 
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    columns = max(1, picture.width // 140)
+    columns = max(1, picture.width // 175)
     lines = -(-len(entries) // columns)
     page = Image.new("RGB", (picture.width, picture.height + lines * LINE + MARGIN), PAPER)
     page.paste(picture, (0, 0))
