@@ -25,15 +25,21 @@ class PackedWeight:
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
+        self._source: Tensor | None = None  # keeps the memory, so that no other weight can come to lie at its address
+        self._version = 0
         self._packed: Tensor | None = None
 
     def get(self, weight: Tensor, rows: int) -> Tensor:
         """The packed form of weight (D, C), for products with about as many rows."""
-        key = (weight.data_ptr(), weight.dtype, 0 if weight.is_inference() else weight._version)
-        if self._packed is None or key != self._key:
-            self._packed, self._key = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows), key
+        version = 0 if weight.is_inference() else weight._version
+        if self._packed is None or version != self._version or not self._is_source(weight):
+            self._source, self._version = weight.detach(), version
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._source, rows)
         return self._packed
+
+    def _is_source(self, weight: Tensor) -> bool:
+        source = self._source
+        return source is not None and source.data_ptr() == weight.data_ptr() and source.dtype == weight.dtype
 
     def __reduce__(self) -> tuple[type["PackedWeight"], tuple[()]]:
         return PackedWeight, ()

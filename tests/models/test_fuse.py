@@ -182,3 +182,14 @@ def test_depthwise_convolution_with_relu(kernel: tuple[int, int], groups: int) -
         torch.testing.assert_close(depthwise_relu(x, weight, None), reference.shared_forward(x, weight, None).relu())
         with use_backend("reference"):
             torch.testing.assert_close(depthwise_relu(x, weight, bias), expected, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_replaced_weight_is_packed_anew_wherever_it_comes_to_lie() -> None:
+    layer = fused_layers.FusedLinear(nn.Parameter(torch.randn(64, 64), requires_grad=False), None)
+    x = torch.randn(8, 64)
+    for _ in range(20):  # memory that is freed is handed out again
+        layer(x)
+        for _ in range(2):
+            layer.weight.data = torch.randn(64, 64)
+        torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-4, atol=1e-4)
