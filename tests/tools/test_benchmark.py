@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tools.timing.measure import interleaved, peak_memory
 from tools.timing.report import aligned, paper_accuracy
-from tools.timing.specs import Work, build_model, flops_of_image, parse_spec, size_of
+from tools.timing.specs import Work, build_model, flops_of_image, parse_spec, size_of, step_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,5 +103,7 @@ def test_a_config_is_built_as_it_says_at_its_own_size() -> None:
     model = build_model(parse_spec(name), work)
     assert model.num_classes == 10 and model(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     assert flops_of_image(parse_spec(f"{name}+fuse"), work) > 0
+    train = replace(work, mode="train", batch=4)
+    step_of(build_model(parse_spec(name), train), parse_spec(name), train)()  # targets are of the config's ten classes
     with pytest.raises(ValueError, match=r"the nearest is .*dw_conv_nano\.yaml"):
         parse_spec("configs/quickstart/dw_conv_nan.yaml")
