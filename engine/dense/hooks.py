@@ -1,11 +1,18 @@
 """What this project adds to a run of the library."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from engine.files import write_atomic
+from engine.runfolder import device_name, git_commit
+from engine.weights import file_hash
 
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 
@@ -28,3 +35,50 @@ class PlainCheckpointHook(Hook):
         info = {key: value for key, value in info.items() if isinstance(value, _PLAIN_TYPES)}
         keys = {key: value for key, value in hub["resumed_keys"].items() if key in info}
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": keys}
+
+
+@HOOKS.register_module()
+class ResultHook(Hook):
+    """Leave `result.json` in the run folder, as train_cls.py does: what the last weights were measured to do.
+
+    Last weights that have not been validated, as after a stop in the middle of that, are validated at the end. A
+    finished run that is started again keeps its record.
+    """
+
+    priority = "LOWEST"
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember the commit of the code that runs; the checkout may move on while it does."""
+        self._commit, self._iteration = git_commit(), -1
+        self._metrics: dict[str, float] = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Remember the metrics and the iteration that they belong to."""
+        self._metrics, self._iteration = dict(metrics or {}), runner.iter
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the record, unless it is there."""
+        path = Path(runner.work_dir, "result.json")
+        written = json.loads(path.read_text(encoding="utf-8"))["iterations"] if path.exists() else None
+        finished = [written == runner.iter]
+        broadcast_object_list(finished)  # the other machines may not see the file, and validation takes all ranks
+        if finished[0] or runner.val_loop is None:
+            return
+        if self._iteration != runner.iter:
+            runner.val_loop.run()
+        if is_main_process():
+            write_atomic(path, json.dumps(self._record(runner), indent=2).encode())
+
+    def _record(self, runner: Runner) -> dict[str, Any]:
+        dataset = runner.val_dataloader.dataset
+        last = Path(runner.work_dir, "last_checkpoint")  # the name of a file; absent where none is wanted
+        return {
+            "metrics": {name: float(value) for name, value in self._metrics.items()},
+            "iterations": runner.iter,
+            "eval_images": len(dataset),
+            "dataset": Path(getattr(dataset, "data_root", None) or "").name,
+            "seed": runner.seed,
+            "commit": self._commit,
+            "device": device_name(next(runner.model.parameters()).device),
+            "checkpoint_sha256": file_hash(Path(last.read_text(encoding="utf-8"))) if last.exists() else None,
+        }

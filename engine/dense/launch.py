@@ -19,7 +19,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 import engine.dense.amp
-import engine.dense.hooks  # noqa: F401  registers the hook for plain checkpoints
+import engine.dense.hooks  # noqa: F401  registers the hooks that every run has
 from engine.dense.arguments import (
     common_parser,
     load_config,
@@ -61,7 +61,7 @@ def train(task: str, argv: list[str] | None = None) -> None:
     _set_pretrained(config, args.pretrained)
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
-    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}]
+    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}, {"type": "ResultHook"}]
     build_runner(config).train()
 
 

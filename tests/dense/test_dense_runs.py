@@ -22,6 +22,7 @@ from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
 from engine.dense.weights import CheckpointError, load_model, read_checkpoint, read_model
 from engine.errors import ConfigError
+from engine.weights import file_hash
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +72,14 @@ def test_trains_resumes_and_tests(task: str, steps: int, metrics, scenes: Path, 
     amp = ["--amp", "bf16"] if task == "segmentation" else []
     train(task, [CONFIGS[task], *amp, "--seed", "1", *options(task, scenes, work, first)])
     assert len(losses(work)) == steps
+    before = json.loads((work / "result.json").read_text())
+    assert before["iterations"] == steps and before["seed"] == 1 and before["eval_images"] == 6
+    assert all(0 <= before["metrics"][name] <= 100 for name in metrics)
     train(task, [CONFIGS[task], *amp, "--resume", *options(task, scenes, work, 2 * first)])
     found = losses(work)
     assert len(found) == 2 * steps and all(0 < value < 20 for value in found)
     last = (work / "last_checkpoint").read_text()
+    assert json.loads((work / "result.json").read_text())["checkpoint_sha256"] == file_hash(Path(last))
     torch.load(last, weights_only=True)  # plain, without any exception
     capfd.readouterr()
     folder = tmp_path / "pictures"
@@ -86,6 +91,19 @@ def test_trains_resumes_and_tests(task: str, steps: int, metrics, scenes: Path, 
     assert len(list(folder.rglob("*.png"))) + len(list(folder.rglob("*.jpg"))) == 6
 
 
+def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(scenes: Path, tmp_path: Path) -> None:
+    arguments = [CONFIGS["segmentation"], "--resume", "--seed", "1", *options("segmentation", scenes, tmp_path, 2)]
+    train("segmentation", arguments)
+    whole = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").unlink()
+    train("segmentation", arguments)
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert again == whole and len(losses(tmp_path)) == 2
+    written = (tmp_path / "result.json").stat().st_mtime_ns
+    train("segmentation", arguments)
+    assert (tmp_path / "result.json").stat().st_mtime_ns == written
+
+
 def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:
     """torchrun with two ranks over gloo on the CPU: the run ends with a checkpoint."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -94,6 +112,7 @@ def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(losses(tmp_path)) == 2
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["mIoU"] >= 0
     state, meta = read_model(tmp_path / "iter_2.pth")
     assert meta["iter"] == 2 and all(value.isfinite().all() for value in state.values())
 
