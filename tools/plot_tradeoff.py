@@ -61,7 +61,7 @@ def panels(rows: list[dict[str, Any]], speed: Panel | None) -> list[Panel]:
 
 def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
     """Draw one panel for each cost; bars are the standard deviation over seeds."""
-    rows = [row for row in results["rows"] if row["top1_mean"] is not None]
+    rows = [row for row in results["rows"] if row["mean"] is not None]
     if not rows:
         raise ConfigError("no run of these results is finished")
     wanted = panels(rows, speed)
@@ -69,14 +69,14 @@ def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
     colours = plt.get_cmap("tab10")
     for axis, (label, values) in zip(axes, wanted, strict=True):
         for index, row in enumerate(rows):
-            point = (values[row["name"]], row["top1_mean"])
-            axis.errorbar(*point, yerr=row["top1_std"] or 0.0, fmt="o", capsize=3, color=colours(index))
+            point = (values[row["name"]], row["mean"])
+            axis.errorbar(*point, yerr=row["std"] or 0.0, fmt="o", capsize=3, color=colours(index))
             axis.annotate(row["label"], point, xytext=(6, 5), textcoords="offset points", fontsize=8)
         axis.set_xlabel(label)
         axis.margins(x=0.3, y=0.15)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("top-1 (%)")
+    axes[0].set_ylabel(report.METRICS[rows[0]["task"]].name)
     figure.suptitle(results["title"], fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, ConfigError
 from tools.sweeps import figure, report
-from tools.sweeps.grid import Grid, Job, jobs, load_grid
+from tools.sweeps.grid import Grid, load_grid
+from tools.sweeps.jobs import Job, jobs
 from tools.sweeps.runner import Sweep, check_configs, slots
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def sweep(args: argparse.Namespace) -> int:
     check_configs(work)
     if not args.report:
         gpus = [gpu for gpu in args.gpus.split(",") if gpu]
-        run = Sweep(work, ROOT / "train_cls.py", slots(args.jobs, gpus), lambda text: print(text, flush=True))
+        run = Sweep(work, slots(args.jobs, gpus), lambda text: print(text, flush=True))
         if not run.run():
             print("stopped; the same command goes on", file=sys.stderr)
             return EXIT_STOPPED

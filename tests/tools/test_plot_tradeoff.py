@@ -9,7 +9,7 @@ import pytest
 from engine.errors import ConfigError
 from tools import plot_tradeoff
 
-ROW = {"label": "A", "params": 2_000_000, "macs": 5_000_000, "top1_mean": 50.0, "top1_std": None}
+ROW = {"label": "A", "params": 2_000_000, "macs": 5_000_000, "task": "classification", "mean": 50.0, "std": None}
 ROWS = [{**ROW, "name": name, "config": f"configs/{name}.yaml"} for name in ("a", "b")]
 SPEED = {
     "groups": [

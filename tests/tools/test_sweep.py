@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from PIL import Image
 from engine.errors import ConfigError
 from tools import sweep
 from tools.sweeps import figure, report, runner
-from tools.sweeps.grid import jobs, load_grid
-from tools.sweeps.runner import Sweep, check_configs, is_finished, slots
+from tools.sweeps.grid import load_grid
+from tools.sweeps.jobs import jobs
+from tools.sweeps.runner import Sweep, check_configs, slots
 
 REPO = Path(__file__).resolve().parents[2]
 NANO = "configs/quickstart/dw_conv_nano.yaml"
@@ -45,16 +47,16 @@ result = {"top1": 90.0 + seed, "top5": 99.0, "best_top1": 90.0 + seed, "eval_ima
 (folder / "result.json").write_text(json.dumps(result))
 """
 
+DW = {"name": "dw", "label": "DW", "config": NANO}
+SE = {"name": "se", "label": "DW + SE", "config": f"{NANO} model.se=true", "start_from": "dw"}
+
 
 def write_grid(folder: Path, **changes: object) -> Path:
     grid = {
         "name": "test",
         "title": "A test",
         "seeds": [0, 2],
-        "runs": [
-            {"name": "dw", "label": "DW", "config": NANO},
-            {"name": "se", "label": "DW + SE", "config": f"{NANO} model.se=true", "start_from": "dw"},
-        ],
+        "runs": [DW, SE],
         "groups": [
             {"title": "both", "runs": ["dw", "se"]},
             {"title": "curve", "runs": ["dw", "se"], "x": [1.0, 2.0], "xlabel": "channels"},
@@ -71,9 +73,14 @@ def trainer(folder: Path) -> Path:
     return path
 
 
-def start(folder: Path, parallel: int = 2, gpus: tuple[str, ...] = (), **changes: object) -> tuple[Sweep, list]:
+def fake_jobs(folder: Path, **changes: object) -> list:
     work = jobs(load_grid(write_grid(folder, **changes)), folder / "runs", REPO)
-    return Sweep(work, trainer(folder), slots(parallel, list(gpus)), lambda text: None), work
+    return [replace(job, entry=trainer(folder)) for job in work]
+
+
+def start(folder: Path, parallel: int = 2, gpus: tuple[str, ...] = (), **changes: object) -> tuple[Sweep, list]:
+    work = fake_jobs(folder, **changes)
+    return Sweep(work, slots(parallel, list(gpus)), lambda text: None), work
 
 
 def starts(work: list) -> list[int]:
@@ -99,7 +106,7 @@ def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> N
     run.run()
     results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "python tools/sweep.py grid.yaml")
     row = results["rows"][0]
-    assert (row["top1_mean"], row["top1_std"]) == (91.0, pytest.approx(np.std([90, 92], ddof=1)))
+    assert (row["mean"], row["std"]) == (91.0, pytest.approx(np.std([90, 92], ddof=1)))
     assert [run["seed"] for run in row["runs"]] == [0, 2]
     assert row["params"] < results["rows"][1]["params"]  # SE has parameters
     report.save(results, tmp_path / "results.json")
@@ -126,13 +133,13 @@ def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path)
     assert sorted((job.run.name, job.seed) for job, _ in run.failed) == [("dw", 7), ("se", 7)]
     assert starts(work) == [1, 0, 1, 1]
     results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "")
-    assert report.shown_accuracy(results["rows"][0]) == "90.00 (1 missing)"
+    assert report.shown_score(results["rows"][0]) == "90.00 (1 missing)"
 
 
 def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    work = jobs(load_grid(write_grid(tmp_path, seeds=[9])), tmp_path / "runs", REPO)
-    run = Sweep(work, trainer(tmp_path), slots(1, []), said.append)
+    work = fake_jobs(tmp_path, seeds=[9])
+    run = Sweep(work, slots(1, []), said.append)
 
     def interrupt() -> None:
         while not (work[0].output / "ready").exists():
@@ -163,7 +170,7 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
     other["train"]["epochs"] = 99
     (work[0].output / "config.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(ConfigError, match=r"holds a run with train\.epochs = 99, now it is \d+"):
-        is_finished(work[0])
+        work[0].is_finished()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +184,22 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
         (
             {"runs": [{"name": "a", "label": "A", "config": NANO, "start_from": "b"}], "groups": []},
             r"runs: a: start_from: 'b' is no run before it",
+        ),
+        (
+            {"runs": [DW | {"seeds": [0]}, SE], "groups": []},
+            r"runs: se: start_from: 'dw' is not trained with seed 2",
+        ),
+        (
+            {"runs": [DW | {"task": "segmentation"}, SE], "groups": []},
+            r"runs: se: start_from: 'dw' is a run of segmentation; only classifiers",
+        ),
+        (
+            {"runs": [DW, SE | {"task": "segmentation"}], "groups": []},
+            r"groups: runs of several tasks are shown in groups",
+        ),
+        (
+            {"runs": [DW, SE | {"task": "segmentation"}], "groups": [{"title": "t", "runs": ["dw", "se"]}]},
+            r"groups: 't': shows classification and segmentation, whose figures cannot be compared",
         ),
     ],
 )

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from tools.sweeps.grid import Group
-from tools.sweeps.report import groups_of
+from tools.sweeps.report import METRICS, groups_of
 
 COLUMNS = 3
 COLOUR = "#2a6f97"
@@ -38,10 +38,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     )
     for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
-    shown = [rows[name] for group in groups for name in group.runs if rows[name]["top1_mean"] is not None]
+    shown = [rows[name] for group in groups for name in group.runs if rows[name]["mean"] is not None]
     limits = common_limits(shown)
     for axis, group in zip(axes.flat, groups, strict=False):
-        done = [(index, rows[name]) for index, name in enumerate(group.runs) if rows[name]["top1_mean"] is not None]
+        done = [(index, rows[name]) for index, name in enumerate(group.runs) if rows[name]["mean"] is not None]
         (curve if group.x else dots)(axis, group, done)
         (axis.set_ylim if group.x else axis.set_xlim)(limits)
         axis.set_title(group.title, fontsize=10, loc="left")
@@ -60,20 +60,22 @@ def height_of(group: Group) -> float:
 
 def spreads(done: list[tuple[int, dict[str, Any]]]) -> list[float]:
     """Half the length of each error bar; 0 where there is one seed alone."""
-    return [row["top1_std"] or 0.0 for _, row in done]
+    return [row["std"] or 0.0 for _, row in done]
 
 
 def sampling_error(row: dict[str, Any]) -> float:
-    """Half the 95% interval, in points, of an accuracy that was measured on this many images."""
-    share = row["top1_mean"] / 100
+    """Half the 95% interval, in points, of an accuracy that was measured on this many images; 0 for other metrics."""
+    if row["task"] != "classification":
+        return 0.0
+    share = row["mean"] / 100
     return 196 * math.sqrt(share * (1 - share) / row["runs"][0]["eval_images"])
 
 
 def common_limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
     """One range for all panels, so that a difference has the same length everywhere."""
-    errors = [max(sampling_error(row), row["top1_std"] or 0.0) for row in rows]
-    low = min((row["top1_mean"] - error for row, error in zip(rows, errors, strict=True)), default=0.0)
-    high = max((row["top1_mean"] + error for row, error in zip(rows, errors, strict=True)), default=100.0)
+    errors = [max(sampling_error(row), row["std"] or 0.0) for row in rows]
+    low = min((row["mean"] - error for row, error in zip(rows, errors, strict=True)), default=0.0)
+    high = max((row["mean"] + error for row, error in zip(rows, errors, strict=True)), default=100.0)
     margin = 0.05 * (high - low) + 0.1
     return low - margin, high + margin
 
@@ -83,13 +85,13 @@ def curve(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> N
     assert group.x is not None
     x = [group.x[index] for index, _ in done]
     wide = [sampling_error(row) for _, row in done]
-    axis.errorbar(x, [row["top1_mean"] for _, row in done], wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
-    axis.errorbar(x, [row["top1_mean"] for _, row in done], spreads(done), marker="o", color=COLOUR, capsize=3)
+    axis.errorbar(x, [row["mean"] for _, row in done], wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
+    axis.errorbar(x, [row["mean"] for _, row in done], spreads(done), marker="o", color=COLOUR, capsize=3)
     axis.set_xscale("log", base=2)
     axis.set_xticks(group.x, [f"{value:g}" for value in group.x])
     axis.minorticks_off()
     axis.set_xlabel(group.xlabel)
-    axis.set_ylabel("top-1 (%)")
+    axis.set_ylabel(metric_name(done))
 
 
 def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> None:
@@ -97,12 +99,17 @@ def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> No
     labels = [row["label"] for _, row in done]
     y = list(range(len(done)))
     for height, (_, row) in zip(y, done, strict=True):
-        seeds = [run["top1"] for run in row["runs"]]
+        seeds = [run["score"] for run in row["runs"]]
         axis.plot(seeds, [height] * len(seeds), ".", color=COLOUR, alpha=0.35)
-    means = [row["top1_mean"] for _, row in done]
+    means = [row["mean"] for _, row in done]
     wide = [sampling_error(row) for _, row in done]
     axis.errorbar(means, y, xerr=wide, fmt="none", color=COLOUR, alpha=0.25, linewidth=4)
     axis.errorbar(means, y, xerr=spreads(done), fmt="o", color=COLOUR, capsize=3)
     axis.set_yticks(y, labels, fontsize=9)
     axis.set_ylim(max(1, len(done)) - 0.5, -0.5)
-    axis.set_xlabel("top-1 (%)")
+    axis.set_xlabel(metric_name(done))
+
+
+def metric_name(done: list[tuple[int, dict[str, Any]]]) -> str:
+    """The label of the axis of a group's results."""
+    return METRICS[done[0][1]["task"]].name if done else ""

@@ -1,15 +1,15 @@
 """What a sweep runs: a YAML file of runs, seeds and the groups in which the results are shown."""
 
-import shlex
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from engine.config import load_config
 from engine.errors import ConfigError, hint
-from engine.schema import Config
 from engine.yaml_values import read_mapping
 from tools.strict import Strict
+
+Task = Literal["classification", "detection", "segmentation"]
 
 
 class RunSpec(Strict):
@@ -17,6 +17,7 @@ class RunSpec(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     label: str
+    task: Task = "classification"
     config: str = Field(description="path from the checkout's root, then overrides, as on the command line")
     start_from: str | None = Field(None, description="another run whose last weights this one starts from")
     seeds: list[int] | None = Field(None, description="in place of the sweep's seeds")
@@ -38,7 +39,7 @@ class Grid(Strict):
     title: str
     note: str = ""
     seeds: list[int] = Field(min_length=1)
-    overrides: list[str] = Field(default_factory=list, description="of all runs, before each run's own")
+    overrides: list[str] = Field(default_factory=list, description="of all classifiers, before each run's own")
     runs: list[RunSpec] = Field(min_length=1)
     groups: list[Group] = Field(default_factory=list)
 
@@ -46,23 +47,13 @@ class Grid(Strict):
         """The run of a name."""
         return next(run for run in self.runs if run.name == name)
 
+    def seeds_of(self, run: RunSpec) -> list[int]:
+        """The seeds that a run is trained with."""
+        return run.seeds or self.seeds
 
-class Job(Strict):
-    """One training of a sweep."""
-
-    run: RunSpec
-    seed: int
-    output: Path
-    config: str
-    overrides: list[str]
-
-    def resolved(self) -> Config:
-        """The config that this job trains.
-
-        Raises:
-            ConfigError: a path or an override of the grid is wrong.
-        """
-        return load_config(self.config, self.overrides, world_size=1)
+    def all_seeds(self) -> list[int]:
+        """The seeds of the sweep, then those of single runs, each once."""
+        return list(dict.fromkeys([*self.seeds, *(seed for run in self.runs for seed in run.seeds or [])]))
 
 
 def load_grid(path: Path) -> Grid:
@@ -92,32 +83,31 @@ def problems(grid: Grid) -> list[str]:
     names = [run.name for run in grid.runs]
     found = [f"runs: {name!r} is given twice" for name in sorted({name for name in names if names.count(name) > 1})]
     for number, run in enumerate(grid.runs):
-        if run.start_from is not None and run.start_from not in names[:number]:
-            found.append(f"runs: {run.name}: start_from: {run.start_from!r} is no run before it")
+        if run.start_from is not None:
+            found += [f"runs: {run.name}: start_from: {fault}" for fault in start_problems(grid, number)]
+    if not grid.groups and len({run.task for run in grid.runs}) > 1:
+        found.append("groups: runs of several tasks are shown in groups, each of one task")
     for group in grid.groups:
         found += [
             f"groups: {group.title!r}: {name!r} is no run; {hint(name, names)}"
             for name in group.runs
             if name not in names
         ]
+        tasks = sorted({run.task for run in grid.runs if run.name in group.runs})
+        if len(tasks) > 1:
+            found.append(f"groups: {group.title!r}: shows {' and '.join(tasks)}, whose figures cannot be compared")
         if group.x is not None and len(group.x) != len(group.runs):
             found.append(f"groups: {group.title!r}: x: {len(group.x)} values for {len(group.runs)} runs")
     return found
 
 
-def jobs(grid: Grid, output: Path, root: Path) -> list[Job]:
-    """All trainings of a grid, seed by seed, so that an interrupted sweep has whole seeds."""
-    seeds = list(dict.fromkeys([*grid.seeds, *(seed for run in grid.runs for seed in run.seeds or [])]))
-    found = []
-    for seed in seeds:
-        for run in grid.runs:
-            if seed not in (run.seeds or grid.seeds):
-                continue
-            path, *own = shlex.split(run.config)
-            folder = output / run.name / f"seed{seed}"
-            last = [f"train.seed={seed}", f"output={folder}"]
-            if run.start_from is not None:
-                last.append(f"train.init_checkpoint={output / run.start_from / f'seed{seed}' / 'last.safetensors'}")
-            overrides = [*grid.overrides, *own, *last]
-            found.append(Job(run=run, seed=seed, output=folder, config=str(root / path), overrides=overrides))
-    return found
+def start_problems(grid: Grid, number: int) -> list[str]:
+    """What is wrong with the run that another one starts from."""
+    run = grid.runs[number]
+    start = next((other for other in grid.runs[:number] if other.name == run.start_from), None)
+    if start is None:
+        return [f"{run.start_from!r} is no run before it"]
+    if start.task != "classification":
+        return [f"{start.name!r} is a run of {start.task}; only classifiers are started from"]
+    lacking = sorted(set(grid.seeds_of(run)) - set(grid.seeds_of(start)))
+    return [f"{start.name!r} is not trained with seed {lacking[0]}"] if lacking else []

@@ -5,31 +5,31 @@ import os
 import platform
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from engine.errors import ConfigError
 from engine.files import write_atomic
 from engine.runfolder import git_commit
-from models import build_model
-from models.cost import model_cost
-from tools.sweeps.grid import Grid, Group, Job, RunSpec
+from tools.sweeps.grid import Grid, Group, RunSpec
+from tools.sweeps.jobs import Job
 from tools.sweeps.runner import USAGE
 
-KEPT = (
-    "top1",
-    "top5",
-    "best_top1",
-    "eval_images",
-    "images_per_second",
-    "train_seconds",
-    "epochs",
-    "seed",
-    "dataset",
-    "commit",
-    "device",
-)
+
+class Metric(NamedTuple):
+    """What the runs of a task are compared by: its key in their records, its name, its factor to percent."""
+
+    key: str
+    name: str
+    factor: float = 1.0
+
+
+METRICS = {
+    "classification": Metric("top1", "top-1 (%)"),
+    "detection": Metric("coco/bbox_mAP", "box AP (%)", 100.0),
+    "segmentation": Metric("mIoU", "mIoU (%)"),
+}
 
 
 def collect(grid: Grid, jobs: list[Job], command: str) -> dict[str, Any]:
@@ -57,35 +57,36 @@ def collect(grid: Grid, jobs: list[Job], command: str) -> dict[str, Any]:
 
 def row_of(run: RunSpec, jobs: list[Job]) -> dict[str, Any]:
     """One run: its cost, its seeds' results, and their mean and standard deviation (over seeds, n - 1)."""
-    results = [record(job) for job in jobs if (job.output / "result.json").exists()]
-    accuracies = [result["top1"] for result in results]
-    model_config = jobs[0].resolved().model
-    size = model_config.img_size
-    with torch.device("meta"):
-        model = build_model(model_config)
-    image = (size, size) if isinstance(size, int) else size
-    cost = model_cost(model, image)
+    records = [(job, job.record()) for job in jobs]
+    results = [{**found, "score": score(run.task, found), "cpu_seconds": used(job)} for job, found in records if found]
+    scores = [result["score"] for result in results]
+    cost, size = jobs[0].cost()
     return {
         "name": run.name,
         "label": run.label,
+        "task": run.task,
         "config": run.config,
         "start_from": run.start_from,
         "params": cost.params,
         "macs": cost.macs + cost.aggregation,
         "img_size": size,
-        "top1_mean": mean(accuracies) if accuracies else None,
-        "top1_std": stdev(accuracies) if len(accuracies) > 1 else None,
+        "mean": mean(scores) if scores else None,
+        "std": stdev(scores) if len(scores) > 1 else None,
         "wanted": len(jobs),
         "runs": results,
     }
 
 
-def record(job: Job) -> dict[str, Any]:
-    """What is kept of a run's `result.json`."""
-    result = json.loads((job.output / "result.json").read_text(encoding="utf-8"))
+def score(task: str, record: dict[str, Any]) -> float:
+    """What a run is compared by, in percent."""
+    metric = METRICS[task]
+    return float(record[metric.key] * metric.factor)
+
+
+def used(job: Job) -> float | None:
+    """Seconds of CPU time, over all starts of a run."""
     usage = job.output / USAGE
-    used = json.loads(usage.read_text(encoding="utf-8")) if usage.exists() else {"cpu_seconds": None}
-    return {key: result[key] for key in (*KEPT, "checkpoint_sha256")} | {"cpu_seconds": used["cpu_seconds"]}
+    return json.loads(usage.read_text(encoding="utf-8"))["cpu_seconds"] if usage.exists() else None
 
 
 def save(results: dict[str, Any], path: Path) -> None:
@@ -106,9 +107,10 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file; tools/sweep.py writes it") from None
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    for key in ("rows", "groups", "title", "command"):
-        if key not in results:
-            raise ConfigError(f"{path}: {key}: missing; this is no result of tools/sweep.py")
+    lacking = [key for key in ("rows", "groups", "title", "command") if key not in results]
+    lacking += [f"rows.{key}" for row in results.get("rows", []) for key in ("task", "mean", "std") if key not in row]
+    if lacking:
+        raise ConfigError(f"{path}: {lacking[0]}: missing; this is no result of tools/sweep.py")
     return results
 
 
@@ -119,22 +121,26 @@ def groups_of(results: dict[str, Any]) -> list[Group]:
     return found or [Group(title=results["title"], runs=names)]
 
 
-def shown_accuracy(row: dict[str, Any]) -> str:
+def shown_score(row: dict[str, Any]) -> str:
     """Mean and standard deviation in percent, or how many runs are missing."""
-    if row["top1_mean"] is None:
+    if row["mean"] is None:
         return "not run"
-    spread = f" ± {row['top1_std']:.2f}" if row["top1_std"] is not None else ""
+    spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
     missing = row["wanted"] - len(row["runs"])
-    return f"{row['top1_mean']:.2f}{spread}" + (f" ({missing} missing)" if missing else "")
+    return f"{row['mean']:.2f}{spread}" + (f" ({missing} missing)" if missing else "")
 
 
 def shown_row(row: dict[str, Any]) -> list[str]:
     """The cells of one row: name, size, cost, accuracy, seeds. Speed is left to tools/benchmark.py."""
+    size = row["img_size"]
+    shape = str(size) if isinstance(size, int) else "x".join(map(str, size))
     cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:.2f}"]
-    return [row["label"], str(row["img_size"]), *cost, shown_accuracy(row), str(len(row["runs"]))]
+    return [row["label"], shape, *cost, shown_score(row), str(len(row["runs"]))]
 
 
-HEADER = ["run", "input", "parameters", "MACs (M)", "top-1 (%)", "seeds"]
+def header(rows: list[dict[str, Any]]) -> list[str]:
+    """The names of the columns of rows of one task."""
+    return ["run", "input", "parameters", "MACs (M)", METRICS[rows[0]["task"]].name, "seeds"]
 
 
 def as_text(results: dict[str, Any]) -> str:
@@ -142,8 +148,9 @@ def as_text(results: dict[str, Any]) -> str:
     rows = {row["name"]: row for row in results["rows"]}
     blocks = [results["title"]]
     for group in groups_of(results):
-        lines = [HEADER, *(shown_row(rows[name]) for name in group.runs)]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(HEADER))]
+        own = [rows[name] for name in group.runs]
+        lines = [header(own), *map(shown_row, own)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
         blocks.append(f"{group.title}\n{text}")
     return "\n\n".join(blocks)
@@ -155,7 +162,9 @@ def as_markdown(path: Path) -> str:
     rows = {row["name"]: row for row in results["rows"]}
     blocks = []
     for group in groups_of(results):
-        lines = [HEADER, ["---"] * len(HEADER), *(shown_row(rows[name]) for name in group.runs)]
+        own = [rows[name] for name in group.runs]
+        names = header(own)
+        lines = [names, ["---"] * len(names), *map(shown_row, own)]
         blocks.append(f"**{group.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     runs = [run for row in results["rows"] for run in row["runs"]]
     datasets, devices = ({run[key] for run in runs} for key in ("dataset", "device"))

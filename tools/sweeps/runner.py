@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,22 +12,11 @@ from typing import Any
 
 from engine.errors import EXIT_STOPPED, ConfigError
 from engine.files import write_atomic
-from engine.runfolder import check_same_run
-from tools.sweeps.grid import Job
+from tools.sweeps.jobs import Job
 
 Environment = dict[str, str]
 Say = Callable[[str], None]
 USAGE = "usage.json"
-
-
-def is_finished(job: Job) -> bool:
-    """Whether a job has ended before.
-
-    Raises:
-        ConfigError: its folder holds a run with another config.
-    """
-    check_same_run(job.output, job.resolved())
-    return (job.output / "result.json").exists() and (job.output / "last.safetensors").exists()
 
 
 def slots(parallel: int, gpus: list[str]) -> list[Environment]:
@@ -43,12 +31,11 @@ class Sweep:
     """Takes jobs from a list until none is left; a job waits for the one that it starts from.
 
     Args:
-        train: the entry point that is called with `--config` and overrides.
         environments: one for each job that may run at a time.
     """
 
-    def __init__(self, jobs: list[Job], train: Path, environments: list[Environment], say: Say) -> None:
-        self._jobs, self._train, self._environments, self._say = list(jobs), train, environments, say
+    def __init__(self, jobs: list[Job], environments: list[Environment], say: Say) -> None:
+        self._jobs, self._environments, self._say = list(jobs), environments, say
         self._lock = threading.Condition()
         self._done: set[Path] = set()
         self._running: dict[Path, subprocess.Popen[bytes]] = {}
@@ -58,7 +45,7 @@ class Sweep:
     def run(self) -> bool:
         """Run everything; False when a signal stopped it."""
         total = len(self._jobs)
-        finished = [job for job in self._jobs if is_finished(job)]
+        finished = [job for job in self._jobs if job.is_finished()]
         self._done = {job.output for job in finished}
         self._jobs = [job for job in self._jobs if job.output not in self._done]
         self._say(f"{total} runs, {len(finished)} of them finished before")
@@ -108,13 +95,12 @@ class Sweep:
             return None
 
     def _train_one(self, job: Job, environment: Environment) -> int:
-        command = [sys.executable, str(self._train), "--config", job.config, *job.overrides]
-        job.output.mkdir(parents=True, exist_ok=True)
+        job.prepare()
         began = time.monotonic()
         with (job.output / "sweep.log").open("ab") as log:
             # A session of its own, so that Ctrl-C reaches it once, from us.
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | environment, start_new_session=True
+                job.command(), stdout=log, stderr=log, env=os.environ | environment, start_new_session=True
             )
             with self._lock:
                 self._running[job.output] = process
@@ -141,7 +127,7 @@ def add_usage(folder: Path, cpu_seconds: float, wall_seconds: float) -> None:
 
 def start_of(job: Job) -> Path | None:
     """The output folder of the run that a job starts from."""
-    return job.output.parents[1] / job.run.start_from / job.output.name if job.run.start_from else None
+    return job.start and job.start.parent
 
 
 def check_configs(jobs: list[Job]) -> None:
@@ -152,6 +138,6 @@ def check_configs(jobs: list[Job]) -> None:
     """
     for job in jobs:
         try:
-            job.resolved()
+            job.check()
         except ConfigError as error:
             raise ConfigError(f"runs: {job.run.name}: {error}") from None
