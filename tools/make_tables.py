@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError, hint
 from tools.sweeps import report
-from tools.tables import pages, zoo
+from tools.tables import pages, questions, zoo
 from tools.tables.entries import Entry, build_entries, load_entries
 from tools.tables.measured import load_records
 from tools.tables.render import as_markdown, as_text
@@ -52,6 +52,7 @@ def generators() -> dict[str, pages.Generator]:
         "table": table,
         "zoo": lambda folder: zoo.as_markdown(list(tables.values()), records, folder),
         "sweep": lambda name: report.as_markdown(ROOT / name),
+        "questions": lambda name: questions.as_markdown(ROOT / name, list(tables.values())),
     }
 
 

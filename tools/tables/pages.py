@@ -2,7 +2,8 @@
 
 A table stands between `<!-- generated: table 5 -->` and `<!-- end -->`; the results of a sweep between
 `<!-- generated: sweep benchmarks/NAME.json -->` and `<!-- end -->`; the models of a folder of configs between
-`<!-- generated: zoo configs/imagenet -->` and `<!-- end -->`.
+`<!-- generated: zoo configs/imagenet -->` and `<!-- end -->`; the answers to a file of questions between
+`<!-- generated: questions configs/questions.yaml -->` and `<!-- end -->`.
 """
 
 import re
