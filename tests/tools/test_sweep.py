@@ -35,8 +35,8 @@ if "train.init_checkpoint" in values:
     assert pathlib.Path(values["train.init_checkpoint"]).exists()
 if seed == 7:
     sys.exit(1)
-if seed == 9:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+if seed in (9, 11):
+    signal.signal(signal.SIGTERM, (lambda *_: sys.exit(75)) if seed == 9 else signal.SIG_DFL)
     (folder / "ready").touch()
     time.sleep(60)
 result = {"top1": 90.0 + seed, "top5": 99.0, "best_top1": 90.0 + seed, "eval_images": 1000,
@@ -136,9 +136,10 @@ def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path)
     assert report.shown_score(results["rows"][0]) == "90.00 (1 missing)"
 
 
-def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [9, 11])
+def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path, seed: int) -> None:
     said: list[str] = []
-    work = fake_jobs(tmp_path, seeds=[9])
+    work = fake_jobs(tmp_path, seeds=[seed])
     run = Sweep(work, slots(1, []), said.append)
 
     def interrupt() -> None:
@@ -152,7 +153,7 @@ def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path) -> None:
         assert not run.run()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert any(text.startswith("dw, seed 9: stopped") for text in said)
+    assert any(text.startswith(f"dw, seed {seed}: stopped") for text in said)
     assert run.failed == []
     assert starts(work) == [1, 0]
 

@@ -109,7 +109,9 @@ class Sweep:
             _, code, usage = os.wait4(process.pid, 0)
         process.returncode = status = os.waitstatus_to_exitcode(code)
         add_usage(job.output, usage.ru_utime + usage.ru_stime, time.monotonic() - began)
-        what = {0: "done", EXIT_STOPPED: "stopped"}.get(status, f"FAILED (status {status}), see {log.name}")
+        # The dense libraries know no status of their own for a run that was told to stop.
+        stopped = status == EXIT_STOPPED or (status != 0 and self._stopping)
+        what = "done" if status == 0 else "stopped" if stopped else f"FAILED (status {status}), see {log.name}"
         self._say(f"{job.run.name}, seed {job.seed}: {what} after {time.monotonic() - began:.0f} s")
         return status
 
