@@ -1,5 +1,6 @@
 """Training and testing of a detector or segmentor: arguments, checks, then the library's own runner."""
 
+import gc
 import json
 import os
 import subprocess
@@ -62,7 +63,9 @@ def train(task: str, argv: list[str] | None = None) -> None:
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
     config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}, {"type": "ResultHook"}]
-    build_runner(config).train()
+    runner = build_runner(config)
+    runner.train()
+    leave_group(runner)
 
 
 @one_line()
@@ -94,6 +97,7 @@ def test(task: str, argv: list[str] | None = None) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     load_model(model.module if isinstance(model, BaseTTAModel) else model, args.checkpoint)
     metrics = runner.test()
+    leave_group(runner)
     if int(os.environ.get("RANK", 0)) == 0:
         line = json.dumps({name: round(float(value), 6) for name, value in metrics.items()})
         print(line)  # noqa: T201
@@ -195,3 +199,17 @@ def start_cpu_group(launcher: str) -> None:
         names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
         os.environ.update({name: os.environ[source] for name, source in names.items()})
     torch.distributed.init_process_group("gloo")
+
+
+def leave_group(runner: Runner) -> None:
+    """Leave the process group, if there is one, before Python ends; the library does not.
+
+    A thread of gloo that still gives back what Python lent it would abort the process ("terminate called without an
+    active exception"). The distributed wrapper goes first: as the last owner of the group it could wait for that thread
+    for ever, as it holds the lock that the thread needs.
+    """
+    if torch.distributed.is_initialized():
+        if is_model_wrapper(runner.model):
+            runner.model = runner.model.module
+        gc.collect()
+        torch.distributed.destroy_process_group()
