@@ -37,7 +37,8 @@ def parse() -> argparse.Namespace:
 
 def finish(grid: Grid, work: list[Job], output: Path, copy: Path | None) -> None:
     """Collect, save, draw and print."""
-    results = report.collect(grid, work, shlex.join(["python", *sys.argv]))
+    command = [argument for argument in sys.argv if argument != "--report"]  # what a reader repeats trains, too
+    results = report.collect(grid, work, shlex.join(["python", *command]))
     for path in (output / "results.json", copy):
         if path is not None:
             report.save(results, path)
