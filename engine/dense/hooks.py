@@ -42,14 +42,14 @@ class ResultHook(Hook):
     """Leave `result.json` in the run folder, as train_cls.py does: what the last weights were measured to do.
 
     Last weights that have not been validated, as after a stop in the middle of that, are validated at the end. A
-    finished run that is started again keeps its record.
+    finished run that is only resumed keeps its record; one that trains anew in the same folder replaces it.
     """
 
     priority = "LOWEST"
 
     def before_train(self, runner: Runner) -> None:
-        """Remember the commit of the code that runs; the checkout may move on while it does."""
-        self._commit, self._iteration = git_commit(), -1
+        """Remember where it starts, and the commit of the code that runs; the checkout may move on while it does."""
+        self._commit, self._start, self._iteration = git_commit(), runner.iter, -1
         self._metrics: dict[str, float] = {}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -60,7 +60,7 @@ class ResultHook(Hook):
         """Write the record, unless it is there."""
         path = Path(runner.work_dir, "result.json")
         written = json.loads(path.read_text(encoding="utf-8"))["iterations"] if path.exists() else None
-        finished = [written == runner.iter]
+        finished = [written == runner.iter == self._start]
         broadcast_object_list(finished)  # the other machines may not see the file, and validation takes all ranks
         if finished[0] or runner.val_loop is None:
             return

@@ -102,6 +102,9 @@ def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(scene
     written = (tmp_path / "result.json").stat().st_mtime_ns
     train("segmentation", arguments)
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
+    anew = [argument for argument in arguments if argument != "--resume"]
+    train("segmentation", [*anew[:1], "--seed", "2", *anew[3:]])
+    assert json.loads((tmp_path / "result.json").read_text())["seed"] == 2
 
 
 def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from engine.dense.backbone import ZooBackbone
 from engine.errors import ConfigError
+from models import build_model
 from tools.make_scenes import make_digits
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs
-from tools.sweeps.report import METRICS, score
+from tools.sweeps.report import METRICS, scores
 from tools.sweeps.runner import check_configs
 
 pytestmark = pytest.mark.dense
@@ -80,6 +82,22 @@ def test_a_wrong_dense_config_is_refused_before_anything_starts(scenes: Path, tm
             check_configs(jobs(grid, tmp_path / "runs", ROOT))
 
 
+def test_the_camvid_grid_resolves_and_its_backbones_take_the_classifiers_weights() -> None:
+    """The configs of the segmentors repeat the sizes of configs/proxy; every weight must fit, and only them."""
+    grid = load_grid(ROOT / "configs/sweeps/camvid.yaml")
+    work = jobs(grid, Path("runs/proxy"), ROOT)
+    check_configs(work)
+    configs = {job.run.name: job.resolved() for job in work if job.seed == 0}
+    started = [run for run in grid.runs if run.start_from]
+    assert len(started) == 3
+    for run in started:
+        classifier = build_model(configs[run.start_from].model)
+        options = dict(configs[run.name].model.backbone)
+        assert options.pop("type") == "ZooBackbone"
+        report = ZooBackbone(**options).load_zoo_state(classifier.state_dict())
+        assert report.replaced_head == "the output norms norm0, norm1, norm2, norm3"
+
+
 def test_a_detector_is_compared_by_box_ap_in_percent() -> None:
-    assert score("detection", {"coco/bbox_mAP": 0.25}) == 25.0
+    assert scores({"task": "detection", "runs": [{"coco/bbox_mAP": 0.25}]}) == [25.0]
     assert METRICS["detection"].name == "box AP (%)"

@@ -113,7 +113,7 @@ def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> N
     text = report.as_markdown(tmp_path / "results.json")
     assert "| DW | 28 | " in text
     assert "| 91.00 ± 1.41 | 2 |" in text
-    assert "Command: `python tools/sweep.py grid.yaml`" in text
+    assert "trained at commit `c`. Command: `python tools/sweep.py grid.yaml`" in text
     figure.draw(results, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert np.asarray(image.convert("L")).std() > 5

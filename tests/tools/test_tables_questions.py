@@ -51,7 +51,7 @@ def test_differences_are_printed_with_their_sign() -> None:
 def write(folder: Path, **changes: object) -> Path:
     runs = {"a": [40.0, 40.2], "b": [44.0, 44.2], "c": []}
     rows = [
-        {"name": name, "task": "classification", "mean": None, "std": None, "runs": [{"score": s} for s in scores]}
+        {"name": name, "task": "classification", "mean": None, "std": None, "runs": [{"top1": s} for s in scores]}
         for name, scores in runs.items()
     ]
     results = folder / "results.json"

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from tools.sweeps.grid import Group
-from tools.sweeps.report import METRICS, groups_of
+from tools.sweeps.report import METRICS, groups_of, scores
 
 COLUMNS = 3
 COLOUR = "#2a6f97"
@@ -99,7 +99,7 @@ def dots(axis: Axes, group: Group, done: list[tuple[int, dict[str, Any]]]) -> No
     labels = [row["label"] for _, row in done]
     y = list(range(len(done)))
     for height, (_, row) in zip(y, done, strict=True):
-        seeds = [run["score"] for run in row["runs"]]
+        seeds = scores(row)
         axis.plot(seeds, [height] * len(seeds), ".", color=COLOUR, alpha=0.35)
     means = [row["mean"] for _, row in done]
     wide = [sampling_error(row) for _, row in done]

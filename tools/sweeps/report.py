@@ -11,7 +11,6 @@ import torch
 
 from engine.errors import ConfigError
 from engine.files import write_atomic
-from engine.runfolder import git_commit
 from tools.sweeps.grid import Grid, Group, RunSpec
 from tools.sweeps.jobs import Job
 from tools.sweeps.runner import USAGE
@@ -48,7 +47,6 @@ def collect(grid: Grid, jobs: list[Job], command: str) -> dict[str, Any]:
         "title": grid.title,
         "note": grid.note,
         "command": command,
-        "commit": git_commit(),
         **cpu,
         "rows": rows,
         "groups": [group.model_dump() for group in grid.groups],
@@ -58,8 +56,8 @@ def collect(grid: Grid, jobs: list[Job], command: str) -> dict[str, Any]:
 def row_of(run: RunSpec, jobs: list[Job]) -> dict[str, Any]:
     """One run: its cost, its seeds' results, and their mean and standard deviation (over seeds, n - 1)."""
     records = [(job, job.record()) for job in jobs]
-    results = [{**found, "score": score(run.task, found), "cpu_seconds": used(job)} for job, found in records if found]
-    scores = [result["score"] for result in results]
+    results = [{**found, "cpu_seconds": used(job)} for job, found in records if found]
+    points = scores({"task": run.task, "runs": results})
     cost, size = jobs[0].cost()
     return {
         "name": run.name,
@@ -70,17 +68,17 @@ def row_of(run: RunSpec, jobs: list[Job]) -> dict[str, Any]:
         "params": cost.params,
         "macs": cost.macs + cost.aggregation,
         "img_size": size,
-        "mean": mean(scores) if scores else None,
-        "std": stdev(scores) if len(scores) > 1 else None,
+        "mean": mean(points) if points else None,
+        "std": stdev(points) if len(points) > 1 else None,
         "wanted": len(jobs),
         "runs": results,
     }
 
 
-def score(task: str, record: dict[str, Any]) -> float:
-    """What a run is compared by, in percent."""
-    metric = METRICS[task]
-    return float(record[metric.key] * metric.factor)
+def scores(row: dict[str, Any]) -> list[float]:
+    """What a row is compared by, in percent, for each seed."""
+    metric = METRICS[row["task"]]
+    return [float(run[metric.key] * metric.factor) for run in row["runs"]]
 
 
 def used(job: Job) -> float | None:
@@ -167,11 +165,11 @@ def as_markdown(path: Path) -> str:
         lines = [names, ["---"] * len(names), *map(shown_row, own)]
         blocks.append(f"**{group.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     runs = [run for row in results["rows"] for run in row["runs"]]
-    datasets, devices = ({run[key] for run in runs} for key in ("dataset", "device"))
+    datasets, devices, commits = (sorted({run[key] for run in runs}) for key in ("dataset", "device", "commit"))
     minutes = sum(run["cpu_seconds"] or 0 for run in runs) / 60
     blocks.append(
-        f"{results['note']} Data: {', '.join(sorted(datasets))}. {len(runs)} runs on {', '.join(sorted(devices))} "
-        f"({results['cpus']} cores), {minutes:.0f} minutes of CPU time in total, commit `{results['commit']}`. "
-        f"Command: `{results['command']}`."
+        f"{results['note']} Data: {', '.join(datasets)}. {len(runs)} runs on {', '.join(devices)} "
+        f"({results['cpus']} cores), {minutes:.0f} minutes of CPU time in total, trained at commit "
+        f"{', '.join(f'`{commit[:10]}`' for commit in commits)}. Command: `{results['command']}`."
     )
     return "\n\n".join(blocks)

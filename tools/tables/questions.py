@@ -7,6 +7,7 @@ the means over the seeds with its 95% interval (Welch's t: the two variances may
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from statistics import mean
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
@@ -47,10 +48,14 @@ class Answer:
     scores: tuple[list[float], list[float]]
 
     @property
+    def means(self) -> tuple[float, float]:
+        """Both runs' means over their seeds."""
+        return mean(self.scores[0]), mean(self.scores[1])
+
+    @property
     def difference(self) -> float:
         """Mean of the second run less mean of the first."""
-        first, second = (sum(scores) / len(scores) for scores in self.scores)
-        return second - first
+        return self.means[1] - self.means[0]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -78,8 +83,7 @@ class Answer:
         paper = f"{first} to {second}: {signed(second - first)} (Table {table})"
         if not all(self.scores):
             return [paper, "not run", ""]
-        means = [sum(scores) / len(scores) for scores in self.scores]
-        ours = f"{means[0]:.2f} to {means[1]:.2f}: {signed(self.difference)}"
+        ours = f"{self.means[0]:.2f} to {self.means[1]:.2f}: {signed(self.difference)}"
         if self.interval is not None:
             ours += f" ({signed(self.interval[0])} to {signed(self.interval[1])})"
         return [paper, ours, self.verdict()]
@@ -110,8 +114,7 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
         printed.append(cell.value)
     runs = {row["name"]: row for row in report.load(ROOT / question.results)["rows"]}
     first, second = (member(runs, name, f"{where}: runs") for name in question.runs)
-    scores = ([run["score"] for run in row["runs"]] for row in (first, second))
-    return Answer((printed[0], printed[1]), (next(scores), next(scores)))
+    return Answer((printed[0], printed[1]), (report.scores(first), report.scores(second)))
 
 
 def member(known: dict[str, Entry], key: str, where: str) -> Entry:
