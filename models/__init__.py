@@ -4,9 +4,9 @@
 ``timm.create_model`` knows the same names.
 """
 
-from models import comparison
-from models.config import ModelConfig, build_model
-from models.fuse import fuse
-from models.zoo import create_model, list_models
+from . import comparison
+from .config import ModelConfig, build_model
+from .fuse import fuse
+from .zoo import create_model, list_models
 
 __all__ = ["ModelConfig", "build_model", "comparison", "create_model", "fuse", "list_models"]

@@ -14,12 +14,10 @@ from timm.layers import DropPath, Mlp, SqueezeExcite, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.norms import apply_nchw, build_norm, normalize
-from models.layers.pointwise import GlobalAvgPool
-from models.mixers import build_mixer, mixer_class
-from models.mixers.base import Site
-from models.protocol import TimmProtocol
+from .layers import DepthwiseConv, GlobalAvgPool, apply_nchw, build_norm, normalize
+from .mixers import build_mixer, mixer_class
+from .mixers.base import BlockInfo
+from .timm_protocol import TimmProtocol
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -80,7 +78,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        site: Site,
+        info: BlockInfo,
         *,
         mixer: str,
         mixer_args: dict[str, Any],
@@ -92,9 +90,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         cls = mixer_class(mixer)
-        dim, norm = site.dim, site.norm or cls.default_norm
+        dim, norm = info.dim, info.norm or cls.default_norm
         self.norm1 = build_norm(norm, dim) if cls.prenorm else nn.Identity()
-        self.mixer = build_mixer(mixer, site, window_size=window_size, **mixer_args)
+        self.mixer = build_mixer(mixer, info, window_size=window_size, **mixer_args)
         self.extra_dw = ExtraDepthwise(dim, window_size, norm if norm != "ln" else "bn") if extra_dw else None
         self.se = SqueezeExcite(dim, rd_channels=max(dim // 16, 1)) if se else None
         self.norm2 = build_norm(norm, dim)
@@ -190,8 +188,10 @@ class LocalNet(TimmProtocol):
         for stage, depth in enumerate(depths):
             dim, stride = embed_dim * 2**stage, patch_size * 2**stage
             resolution = (-(-size[0] // stride), -(-size[1] // stride))
-            site = Site(dim=dim, resolution=resolution, num_heads=num_heads[stage], stage=stage, index=0, norm=norm)
-            blocks = [Block(replace(site, index=index), drop_path=next(rates), **options) for index in range(depth)]
+            info = BlockInfo(
+                dim=dim, resolution=resolution, num_heads=num_heads[stage], stage=stage, index=0, norm=norm
+            )
+            blocks = [Block(replace(info, index=index), drop_path=next(rates), **options) for index in range(depth)]
             stages.append(Stage(PatchMerging(dim // 2) if stage else nn.Identity(), blocks))
             self.feature_info.append({"num_chs": dim, "reduction": stride, "module": f"stages.{stage}"})
         self.stages = nn.ModuleList(stages)

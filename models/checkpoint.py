@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.mixers.window_attention import relative_position_index
+from .mixers.window_attention import relative_position_index
 
 State = dict[str, Tensor]
 

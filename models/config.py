@@ -6,9 +6,9 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import nn
 
-from models import zoo
-from models.backbone import LocalNet
-from models.mixers import mixer_class, mixer_options, nearest
+from . import zoo
+from .backbone import LocalNet
+from .mixers import mixer_class, mixer_options, nearest
 
 
 class _ModelConfigBase(BaseModel):

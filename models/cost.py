@@ -16,15 +16,12 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.norms import CenteringBatchNorm2d
-from models.layers.pointwise import GlobalAvgPool
-from models.mixers.conv_attention import ConvAttention
-from models.mixers.dynamic_depthwise import DynamicDepthwiseConv
-from models.mixers.inhomogeneous_dynamic import InhomogeneousConv
-from models.mixers.static_window import StaticWindow
-from models.mixers.window_attention import WindowAttention
-from models.mixers.window_weights import WindowWeights
+from .layers import CenteringBatchNorm2d, DepthwiseConv, GlobalAvgPool
+from .mixers.conv_attention import ConvAttention, WindowWeights
+from .mixers.d_dw_conv import DynamicDepthwiseConv
+from .mixers.i_dynamic import InhomogeneousConv
+from .mixers.static_window import StaticWindow
+from .mixers.window_attention import WindowAttention
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Block, ExtraDepthwise, LocalNet
-from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.fused import (
+from .backbone import Block, ExtraDepthwise, LocalNet
+from .fused import (
     ChannelAffine,
     FusedDepthwise,
     FusedDepthwiseBlock,
@@ -25,10 +24,10 @@ from models.layers.fused import (
     NormedReLU,
     constant,
 )
-from models.layers.pointwise import PointwiseConv
-from models.mixers.depthwise import DepthwiseMixer
-from models.mixers.dynamic_depthwise import DynamicDepthwiseConv, ImageKernels
-from models.mixers.inhomogeneous_dynamic import PositionKernels
+from .layers import DepthwiseConv, PointwiseConv
+from .mixers.d_dw_conv import DynamicDepthwiseConv, ImageKernels
+from .mixers.dw_conv import DepthwiseMixer
+from .mixers.i_dynamic import PositionKernels
 
 Model = TypeVar("Model", bound=nn.Module)
 Norm = nn.BatchNorm2d | nn.SyncBatchNorm

@@ -9,8 +9,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from models.backbone import LocalNet
-from models.mixers import nearest
+from .backbone import LocalNet
+from .mixers import nearest
 
 # Section 3.1 and Table 7. Nano is the same pyramid for images of about 28 pixels, for the quickstart and tests.
 SIZES: dict[str, dict[str, Any]] = {

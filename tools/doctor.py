@@ -170,7 +170,7 @@ def backbone() -> str:
     import mmseg.registry
     import torch
 
-    import engine.dense.backbone  # noqa: F401  registers
+    import models.mm  # noqa: F401  registers
 
     for registry in (mmdet.registry.MODELS, mmseg.registry.MODELS):
         net = registry.build({"type": "ZooBackbone", "name": "dw_conv_nano"}).eval()

@@ -1,12 +1,11 @@
 """The models that the paper compares with and that timm does not have (Tables 8 and 13), registered like the zoo's."""
 
-from models.comparison import cost_rules
-from models.comparison.pvt import PVT
-from models.comparison.resnet import basic_block_resnet
-from models.comparison.swapped import svt_with_mixer, volo_with_mixer
-from models.zoo import register
+from ..zoo import register
+from .pvt import PVT
+from .resnet import basic_block_resnet
+from .swapped import svt_with_mixer, volo_with_mixer
 
-__all__ = ["PVT", "basic_block_resnet", "cost_rules", "svt_with_mixer", "volo_with_mixer"]
+__all__ = ["PVT", "basic_block_resnet", "svt_with_mixer", "volo_with_mixer"]
 
 PVT_CFG = {"first_conv": "stages.0.proj", "classifier": "head", "fixed_input_size": False}
 RESNET_CFG = {"first_conv": "conv1.0", "classifier": "fc"}

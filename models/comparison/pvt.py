@@ -12,7 +12,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.backbone import init_linear
+from ..backbone import init_linear
 
 WIDTHS = (64, 128, 320, 512)
 HEADS = (1, 2, 5, 8)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from timm.models.twins import LocallyGroupedAttn, Twins
-from timm.models.volo import VOLO
+from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, Twins
+from timm.models.volo import VOLO, Attention, ClassAttention, OutlookAttention
 from torch import Tensor, nn
 
-from models.backbone import init_linear
-from models.mixers import Site, build_mixer
+from ..backbone import init_linear
+from ..cost import Rules, paper_rule
+from ..mixers import BlockInfo, build_mixer
 
 
 class TokenMixer(nn.Module):
@@ -58,8 +59,10 @@ def volo_with_mixer(
     )
     for index, outlooker in enumerate(model.network[0]):
         if mixer is not None:
-            site = Site(dim=embed_dim[0], resolution=_grid(img_size, patch_size), num_heads=num_heads[0], index=index)
-            outlooker.attn = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {})).apply(init_linear)
+            info = BlockInfo(
+                dim=embed_dim[0], resolution=_grid(img_size, patch_size), num_heads=num_heads[0], index=index
+            )
+            outlooker.attn = build_mixer(mixer, info, window_size=window_size, **(mixer_args or {})).apply(init_linear)
     return model
 
 
@@ -104,14 +107,14 @@ def svt_with_mixer(
         local = [block for block in blocks if isinstance(block.attn, LocallyGroupedAttn)]
         for index, block in enumerate(local):
             if mixer is not None:
-                site = Site(
+                info = BlockInfo(
                     dim=embed_dim[stage],
                     resolution=_grid(img_size, patch_size * 2**stage),
                     num_heads=num_heads[stage],
                     stage=stage,
                     index=index,
                 )
-                new = build_mixer(mixer, site, window_size=window_size, **(mixer_args or {}))
+                new = build_mixer(mixer, info, window_size=window_size, **(mixer_args or {}))
                 block.attn = TokenMixer(new.apply(init_linear))
     return model
 
@@ -119,3 +122,45 @@ def svt_with_mixer(
 def _grid(img_size: int | tuple[int, int], stride: int) -> tuple[int, int]:
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     return height // stride, width // stride
+
+
+@paper_rule(Attention)
+def _global_attention(module: Attention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
+    """Both products, over the whole map (B, H, W, C)."""
+    tokens = output.shape[1] * output.shape[2]
+    return 2 * output.numel() * tokens
+
+
+@paper_rule(ClassAttention)
+def _class_attention(module: ClassAttention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
+    """Both products of the class token alone with all tokens (B, N, C)."""
+    return 2 * inputs[0].numel()
+
+
+@paper_rule(OutlookAttention)
+def _outlook_attention(module: OutlookAttention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
+    """The product of the generated weights, k^2 x k^2 at each position of the strided map, with the values."""
+    batch, height, width, dim = output.shape
+    positions = -(-height // module.stride) * -(-width // module.stride)
+    return batch * positions * module.kernel_size**4 * dim
+
+
+@paper_rule(Twins)
+def _svt(module: Twins, inputs: tuple[Tensor, ...], output: Any, rules: Rules) -> int:
+    """Both products of the sub-sampled global attentions.
+
+    The paper's figure of the original SVT-S (2.8G) leaves all attention products out, and that of its depth-wise
+    variant (2.7G) has them. Both are reproduced.
+    """
+    if any(isinstance(part, LocallyGroupedAttn) for part in module.modules()):
+        return 0
+    batch, _, height, width = inputs[0].shape
+    total = 0
+    stages: Any = zip(module.patch_embeds, module.blocks, strict=True)
+    for embed, blocks in stages:
+        height, width = height // embed.patch_size[0], width // embed.patch_size[1]
+        tokens = height * width
+        for block in blocks:
+            if isinstance(block.attn, GlobalSubSampleAttn):
+                total += 2 * batch * tokens * (tokens // block.attn.sr_ratio**2) * block.attn.dim
+    return total

@@ -5,8 +5,7 @@ from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
-from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties
+from .base import BlockInfo, Mixer, Properties
 
 _MIXERS: dict[str, type[Mixer]] = {}
 
@@ -41,13 +40,13 @@ def mixer_options(name: str) -> dict[str, Parameter]:
     return {key: value for key, value in parameters.items() if value.kind is Parameter.KEYWORD_ONLY}
 
 
-def build_mixer(name: str, site: Site, *, window_size: int, **options: Any) -> Mixer:
+def build_mixer(name: str, info: BlockInfo, *, window_size: int, **options: Any) -> Mixer:
     """Build the mixer ``name`` for a place in the pyramid; ValueError names an option that it does not have."""
     cls, known = mixer_class(name), mixer_options(name)
     for key in options:
         if key not in known:
             raise ValueError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
-    return cls(site, window_size=window_size, **options)
+    return cls(info, window_size=window_size, **options)
 
 
 def nearest(word: str, known: Any) -> str:
@@ -57,24 +56,24 @@ def nearest(word: str, known: Any) -> str:
 
 
 # Importing the operator files fills the registry.
-from models.mixers import (  # noqa: E402
+from . import (  # noqa: E402
     conv_attention,
-    depthwise,
-    dynamic_depthwise,
-    inhomogeneous_dynamic,
+    d_dw_conv,
+    dw_conv,
+    i_dynamic,
     static_window,
     window_attention,
 )
 
 __all__ = [
+    "BlockInfo",
     "Mixer",
     "Properties",
-    "Site",
     "build_mixer",
     "conv_attention",
-    "depthwise",
-    "dynamic_depthwise",
-    "inhomogeneous_dynamic",
+    "d_dw_conv",
+    "dw_conv",
+    "i_dynamic",
     "list_mixers",
     "mixer_class",
     "mixer_options",

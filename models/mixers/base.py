@@ -1,15 +1,46 @@
-"""What a token mixer is: the one variable part of the network."""
+"""What a token mixer is: the one variable part of the network, told apart by three properties (section 2.3, Table 1).
+
+Every mixer is the sum ``y_i = sum_j w_ij * x_ij`` (equation 4). What differs is which ``w_ij`` exist (sparse
+connectivity), which of them are equal (weight sharing), and whether they depend on the image (dynamic weight).
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from models.mixers.properties import Properties
+Positions = Literal["local window", "all", "only itself"]
+SharedPositions = Literal["no", "yes", "between windows"]
+SharedChannels = Literal["no", "groups", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Properties:
+    """What a layer declares about its weights; tests measure the same on its connection matrix."""
+
+    positions: Positions
+    """Sparse connectivity between positions: those that reach one output."""
+    channels_connected: bool
+    """Whether an output channel sees other channels (False for every mixer of the paper)."""
+    shared_positions: SharedPositions
+    """Weight sharing across positions: "yes" for a convolution; "between windows" repeats one window's weights."""
+    shared_channels: SharedChannels
+    """Weight sharing across channels: "groups" for attention heads and channel groups."""
+    dynamic: bool
+    """Whether the weights are computed from the image."""
+    low_rank: bool = False
+    """Whether the connection matrix has less than full rank by construction (Appendix A; no mixer of the zoo)."""
+
+
+def channel_sharing(groups: int, dim: int) -> SharedChannels:
+    """How ``dim`` channels share weights that exist once for each of ``groups`` groups."""
+    if groups == dim:
+        return "no"
+    return "all" if groups == 1 else "groups"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInfo:
     """The place in the pyramid where a mixer stands; everything it may depend on besides its own options."""
 
     dim: int
@@ -28,7 +59,7 @@ class Site:
 class Mixer(nn.Module):
     """Maps (B, H, W, C) to (B, H, W, C) for any H and W unless its class says otherwise.
 
-    A subclass is registered with :func:`models.mixers.register_mixer`, takes ``(site, *, window_size, ...)`` with typed
+    A subclass is registered with :func:`models.mixers.register_mixer`, takes ``(info, *, window_size, ...)`` with typed
     keyword options, and declares what follows.
     """
 

@@ -6,11 +6,10 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from models.layers.resize import resize_window_weights
-from models.mixers import register_mixer
-from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties, SharedPositions, channel_sharing
-from models.mixers.windows import from_windows, to_windows, window_shift
+from ..layers import resize_window_weights
+from . import register_mixer
+from ._windows import from_windows, to_windows, window_shift
+from .base import BlockInfo, Mixer, Properties, SharedPositions, channel_sharing
 
 
 @register_mixer("static_window")
@@ -29,21 +28,21 @@ class StaticWindow(Mixer):
         dynamic=False,
     )
 
-    def __init__(self, site: Site, *, window_size: int = 7, share_windows: bool = False) -> None:
+    def __init__(self, info: BlockInfo, *, window_size: int = 7, share_windows: bool = False) -> None:
         super().__init__()
-        if site.dim % site.num_heads:
-            raise ValueError(f"num_heads: {site.dim} channels cannot be split evenly into {site.num_heads} heads")
-        self.num_heads, self.resolution = site.num_heads, tuple(site.resolution)
-        self.window_size = min(window_size, *site.resolution)
-        self.shift = self.window_size // 2 if site.index % 2 else 0
-        self.grid = (-(-site.resolution[0] // self.window_size), -(-site.resolution[1] // self.window_size))
+        if info.dim % info.num_heads:
+            raise ValueError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+        self.num_heads, self.resolution = info.num_heads, tuple(info.resolution)
+        self.window_size = min(window_size, *info.resolution)
+        self.shift = self.window_size // 2 if info.index % 2 else 0
+        self.grid = (-(-info.resolution[0] // self.window_size), -(-info.resolution[1] // self.window_size))
         windows = 1 if share_windows else self.grid[0] * self.grid[1]
         n = self.window_size**2
-        self.value = nn.Linear(site.dim, site.dim)
-        self.weight = nn.Parameter(trunc_normal_(torch.zeros(windows, site.num_heads, n, n), std=0.02))
-        self.proj = nn.Linear(site.dim, site.dim)
+        self.value = nn.Linear(info.dim, info.dim)
+        self.weight = nn.Parameter(trunc_normal_(torch.zeros(windows, info.num_heads, n, n), std=0.02))
+        self.proj = nn.Linear(info.dim, info.dim)
         positions: SharedPositions = "between windows" if share_windows else "no"
-        channels = channel_sharing(site.num_heads, site.dim)
+        channels = channel_sharing(info.num_heads, info.dim)
         self.properties = replace(self.properties, shared_positions=positions, shared_channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from models.layers.resize import resize_position_table
-from models.mixers import register_mixer
-from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties, channel_sharing
-from models.mixers.windows import from_windows, shift_mask, to_windows, window_shift
+from ..layers import resize_position_table
+from . import register_mixer
+from ._windows import from_windows, shift_mask, to_windows, window_shift
+from .base import BlockInfo, Mixer, Properties, channel_sharing
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -39,23 +38,23 @@ class WindowAttention(Mixer):
         dynamic=True,
     )
 
-    def __init__(self, site: Site, *, window_size: int = 7, relative_position: bool = True) -> None:
+    def __init__(self, info: BlockInfo, *, window_size: int = 7, relative_position: bool = True) -> None:
         super().__init__()
-        if site.dim % site.num_heads:
-            raise ValueError(f"num_heads: {site.dim} channels cannot be split evenly into {site.num_heads} heads")
-        self.num_heads = site.num_heads
-        self.window_size = min(window_size, *site.resolution)
-        self.shift = self.window_size // 2 if site.index % 2 else 0
-        self.qkv = nn.Linear(site.dim, 3 * site.dim)
-        self.proj = nn.Linear(site.dim, site.dim)
+        if info.dim % info.num_heads:
+            raise ValueError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+        self.num_heads = info.num_heads
+        self.window_size = min(window_size, *info.resolution)
+        self.shift = self.window_size // 2 if info.index % 2 else 0
+        self.qkv = nn.Linear(info.dim, 3 * info.dim)
+        self.proj = nn.Linear(info.dim, info.dim)
         self.relative_position_index: Tensor
         self.relative_position_bias_table: nn.Parameter | None = None
         if relative_position:
-            table = torch.zeros((2 * self.window_size - 1) ** 2, site.num_heads)
+            table = torch.zeros((2 * self.window_size - 1) ** 2, info.num_heads)
             self.relative_position_bias_table = nn.Parameter(trunc_normal_(table, std=0.02))
             index = relative_position_index(self.window_size)
             self.register_buffer("relative_position_index", index, persistent=False)
-        self.properties = replace(self.properties, shared_channels=channel_sharing(site.num_heads, site.dim))
+        self.properties = replace(self.properties, shared_channels=channel_sharing(info.num_heads, info.dim))
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.reference import accumulation_dtype, reach, same_padding
+from .reference import accumulation_dtype, reach, same_padding
 
 # Weights of one block, in elements. Larger blocks pay fewer calls, smaller ones stay nearer to the core.
 BLOCK_WEIGHTS = 1_500_000

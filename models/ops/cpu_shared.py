@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.reference import reach, same_padding
+from .reference import reach, same_padding
 
 # Above this number of positions one convolution per image is faster than moving the images into the channels.
 _LOOP_POSITIONS = 1024

@@ -6,9 +6,9 @@ import torch
 import triton
 from torch import Tensor
 
-from models.ops import triton_position_kernels as kernels
-from models.ops.reference import accumulation_dtype, same_padding
-from models.ops.triton_launch import interpreted, on_device, power_of_two, triton_dtype
+from . import triton_position_kernels as kernels
+from .reference import accumulation_dtype, same_padding
+from .triton_common import interpreted, on_device, power_of_two, triton_dtype
 
 # Programs that share the sum over all positions in the gradient of the generator, for each tap.
 _PARTS = 32

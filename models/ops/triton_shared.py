@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.ops.reference import accumulation_dtype, same_padding
-from models.ops.triton_launch import on_device, power_of_two, triton_dtype, tuned
+from .reference import accumulation_dtype, same_padding
+from .triton_common import on_device, power_of_two, triton_dtype, tuned
 
 
 def _block_sizes(rows: int, columns: int, warps: int) -> dict[str, int]:

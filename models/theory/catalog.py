@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from models.mixers import Site, build_mixer, list_mixers, mixer_options, nearest
-from models.mixers.window_weights import FORMS
-from models.theory.layers import (
+from ..mixers import BlockInfo, build_mixer, list_mixers, mixer_options, nearest
+from ..mixers.conv_attention import FORMS
+from .layers import (
     ChannelSeparableMLP,
     Convolution,
     FullyConnected,
@@ -31,8 +31,8 @@ class Setting:
     shifted: bool = False
     """Whether window mixers stand in a block whose windows are shifted."""
 
-    def site(self) -> Site:
-        return Site(dim=self.channels, resolution=self.size, num_heads=self.heads, index=int(self.shifted))
+    def block(self) -> BlockInfo:
+        return BlockInfo(dim=self.channels, resolution=self.size, num_heads=self.heads, index=int(self.shifted))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Layer:
 def _mixer(name: str, label: str, figure: str = "", **options: Any) -> Layer:
     def build(setting: Setting) -> nn.Module:
         given = {key: setting.heads if value is ... else value for key, value in options.items()}
-        return build_mixer(name, setting.site(), window_size=setting.window, **given)
+        return build_mixer(name, setting.block(), window_size=setting.window, **given)
 
     return Layer(label=label, build=build, figure=figure, options=options)
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.norms import apply_nchw
-from models.mixers.properties import Properties, channel_sharing
+from ..layers import apply_nchw
+from ..mixers.base import Properties, channel_sharing
 
 
 def random_weight(*shape: int) -> nn.Parameter:

@@ -1,14 +1,163 @@
-"""Sparse connectivity, weight sharing and dynamic weight, read from connection matrices alone (Table 1)."""
+"""From a layer to its connection matrix, and from the matrix to its properties."""
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from models.mixers.properties import Positions, Properties, SharedChannels, SharedPositions
-from models.theory.matrix import connection_matrix, position_by_position
-from models.theory.values import ValueMap
+from ..mixers.base import Positions, Properties, SharedChannels, SharedPositions
+from ..mixers.conv_attention import ConvAttention
+from ..mixers.dw_conv import DepthwiseMixer
+from ..mixers.static_window import StaticWindow
+from ..mixers.window_attention import WindowAttention
+from .layers import GlobalAttention
+
+ROWS_AT_ONCE = 128
+
+
+def connection_matrix(apply: Callable[[Tensor], Tensor], shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """The weights W of ``y = W x`` (equation 7) as (N, C, N, C): position and channel of the output, then of the input.
+
+    Each row is the gradient of one output. A batch holds as many copies of the input as rows are computed, so one
+    backward pass gives them all; images of a batch must not see each other.
+
+    Args:
+        apply: a linear (or affine) map of (B, H, W, C) to the same shape.
+        shape: (H, W, C).
+        dtype: of the computation; float64 keeps equal weights equal.
+    """
+    height, width, channels = shape
+    neurons = height * width * channels
+    units = torch.eye(neurons, dtype=dtype).view(neurons, *shape)
+    rows = []
+    for part in units.split(ROWS_AT_ONCE):
+        x = torch.zeros(len(part), *shape, dtype=dtype, requires_grad=True)
+        rows.append(torch.autograd.grad(apply(x), x, part)[0])
+    positions = height * width
+    return torch.cat(rows).view(positions, channels, positions, channels)
+
+
+def channel_by_channel(matrix: Tensor) -> Tensor:
+    """(N, C, N, C) as the CN x CN matrix of equations 9, 10, 13 and 14: all positions of a channel together."""
+    positions, channels = matrix.shape[:2]
+    return matrix.permute(1, 0, 3, 2).reshape(channels * positions, channels * positions)
+
+
+def position_by_position(matrix: Tensor) -> Tensor:
+    """(N, C, N, C) as the NC x NC matrix of equation 11: all channels of a position together."""
+    positions, channels = matrix.shape[:2]
+    return matrix.reshape(positions * channels, positions * channels)
+
+
+Replacement = Callable[[Tensor, Tensor], Tensor]
+"""(output on the image, input now) to the output that the rest of the layer shall see."""
+
+
+def skip(recorded: Tensor, values: Tensor) -> Tensor:
+    """A projection, norm or activation that is no part of the sum."""
+    return values
+
+
+def hold(recorded: Tensor, values: Tensor) -> Tensor:
+    """Weights, or what they are made of."""
+    return recorded.expand(len(values), *recorded.shape[1:])
+
+
+def hold_query_and_key(recorded: Tensor, values: Tensor) -> Tensor:
+    """Swin's joint projection: query and key stay those of the image, the values pass."""
+    query, key, _ = recorded.expand(len(values), *recorded.shape[1:]).chunk(3, dim=-1)
+    return torch.cat([query, key, values], dim=-1)
+
+
+AROUND_ATTENTION: dict[str, Replacement] = {"value": skip, "proj": skip}
+AROUND_DEPTHWISE: dict[str, Replacement] = dict.fromkeys(
+    ("proj_in", "norm_in", "act", "norm_op", "proj_out", "norm_out"), skip
+)
+ANATOMY: dict[type[nn.Module], dict[str, Replacement]] = {
+    DepthwiseMixer: {**AROUND_DEPTHWISE, "op.generator": hold},
+    WindowAttention: {"qkv": hold_query_and_key, "proj": skip},
+    StaticWindow: AROUND_ATTENTION,
+    ConvAttention: {**AROUND_ATTENTION, "weights": hold},
+    GlobalAttention: {**AROUND_ATTENTION, "weights": hold},
+}
+"""Which submodules of a layer are replaced by what; a layer without an entry is the sum itself."""
+
+
+class ValueMap:
+    """The map on values of ``layer`` for the image features ``x`` (1, H, W, C): call it with (B, H, W, C).
+
+    The layer is run in evaluation mode. Its bias, if it has one, stays in the map, which is then affine.
+
+    Raises:
+        ValueError: the map is not affine, so something that makes the weights is not held.
+    """
+
+    def __init__(self, layer: nn.Module, x: Tensor) -> None:
+        self.layer, self.shape = layer, x.shape
+        self.parts = _parts(layer)
+        self.recorded: dict[str, Tensor] = {}
+        with torch.no_grad(), _evaluating(layer), self._hooked(self._record):
+            layer(x)
+        self._check_affine()
+
+    def __call__(self, values: Tensor) -> Tensor:
+        with _evaluating(self.layer), self._hooked(self._replay):
+            return self.layer(values)
+
+    def _record(self, name: str, replacement: Replacement, output: Tensor, given: Tensor) -> None:
+        if replacement is not skip:
+            self.recorded[name] = output.detach()
+
+    def _replay(self, name: str, replacement: Replacement, output: Tensor, given: Tensor) -> Tensor:
+        return replacement(self.recorded.get(name, output), given)
+
+    @contextmanager
+    def _hooked(self, action: Callable[[str, Replacement, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+        def hook_for(name: str, replacement: Replacement) -> Callable[..., Tensor | None]:
+            return lambda module, inputs, output: action(name, replacement, output, inputs[0])
+
+        handles = [
+            module.register_forward_hook(hook_for(name, replacement))
+            for name, (module, replacement) in self.parts.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_affine(self) -> None:
+        first, second = (torch.randn(self.shape, dtype=torch.float64).to(_like(self.layer)) for _ in range(2))
+        with torch.no_grad():
+            origin, one, two, both = (self(v) for v in (torch.zeros_like(first), first, second, first + second))
+        error = (both + origin - one - two).abs().max()
+        if error > 1e-4 * (one.abs().max() + two.abs().max()):
+            kind = type(self.layer).__name__
+            raise ValueError(f"{kind}: its map on the values is not linear; what makes its weights is not held")
+
+
+def _parts(layer: nn.Module) -> dict[str, tuple[nn.Module, Replacement]]:
+    known = next((ANATOMY[kind] for kind in type(layer).__mro__ if kind in ANATOMY), {})
+    modules = dict(layer.named_modules())
+    return {name: (modules[name], replacement) for name, replacement in known.items() if name in modules}
+
+
+def _like(layer: nn.Module) -> torch.dtype:
+    return next(layer.parameters()).dtype
+
+
+@contextmanager
+def _evaluating(layer: nn.Module) -> Iterator[None]:
+    training = layer.training
+    layer.eval()
+    try:
+        yield
+    finally:
+        layer.train(training)
+
 
 ZERO = 1e-14
 """Weights below this part of the largest are no connection."""

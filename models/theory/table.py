@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from models.mixers.properties import Properties
-from models.theory.catalog import Layer, Setting
-from models.theory.measure import Measurement, measure
+from ..mixers.base import Properties
+from .catalog import Layer, Setting
+from .measure import Measurement, measure
 
 COLUMNS = {
     "positions": "sparse between positions",

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.depthwise_conv import DepthwiseConv
-from models.mixers.base import Mixer
-from models.mixers.conv_attention import ConvAttention
-from models.mixers.depthwise import StaticDepthwise
-from models.mixers.dynamic_depthwise import DynamicDepthwise
-from models.mixers.inhomogeneous_dynamic import InhomogeneousConv, InhomogeneousDynamic
-from models.mixers.static_window import StaticWindow
-from models.mixers.window_attention import WindowAttention, relative_position_index
-from models.mixers.windows import from_windows, shift_mask, window_shift
-from models.ops import local_aggregate
-from models.theory.values import ValueMap
+from ..layers import DepthwiseConv
+from ..mixers._windows import from_windows, shift_mask, window_shift
+from ..mixers.base import Mixer
+from ..mixers.conv_attention import ConvAttention
+from ..mixers.d_dw_conv import DynamicDepthwise
+from ..mixers.dw_conv import StaticDepthwise
+from ..mixers.i_dynamic import InhomogeneousConv, InhomogeneousDynamic
+from ..mixers.static_window import StaticWindow
+from ..mixers.window_attention import WindowAttention, relative_position_index
+from ..ops import local_aggregate
+from .measure import ValueMap
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 # CamVid at half its size with a model of configs/proxy as the backbone, for docs/evidence.md; the files of the other
-# operators change its name, I-Dynamic's also the number of groups. From CIFAR-10: `--pretrained runs/proxy/dw_conv/seed0/last.safetensors`.
+# operators change its name, I-Dynamic's also the number of groups. From CIFAR-10:
+# `--pretrained runs/proxy/dw_conv/seed0/last.safetensors`.
 _base_ = "./upernet_dw-conv-nano_camvid.py"
 
 _zoo = dict(patch_size=2, embed_dim=16, num_heads=[1, 2, 4, 8], window_size=4, drop_path_rate=0.2)

@@ -14,10 +14,10 @@ from mmseg.registry import MODELS as SEGMENTATION
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine.dense.backbone import PADDED_MIXERS, ZooBackbone
 from models import create_model
 from models.checkpoint import CheckpointError, convert_state, read_weights
 from models.mixers.window_attention import relative_position_index
+from models.mm import PADDED_MIXERS, ZooBackbone
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

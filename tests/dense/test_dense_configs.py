@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from engine.dense.backbone import ZooBackbone
 from models import list_models
+from models.mm import ZooBackbone
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

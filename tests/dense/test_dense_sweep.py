@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.dense.backbone import ZooBackbone
 from engine.errors import ConfigError
 from models import build_model
+from models.mm import ZooBackbone
 from tools.make_scenes import make_digits
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs

@@ -14,7 +14,7 @@ import models
 from models.layers import fused as fused_layers
 from models.ops import reference
 from models.ops.backend import use_backend
-from models.ops.convolution import depthwise_relu
+from models.ops.inference import depthwise_relu
 
 FAMILIES = ("swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from models import create_model
 from models.checkpoint import CheckpointError, load_pretrained, read_weights
-from models.layers.resize import resize_kernel, resize_position_table, resize_window_weights
+from models.layers import resize_kernel, resize_position_table, resize_window_weights
 from models.ops import local_aggregate
 
 

@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import create_model
-from models.layers.norms import CenteringBatchNorm2d, build_norm, normalize
-from models.layers.pointwise import PointwiseConv
-from models.mixers.windows import from_windows, shift_mask, to_windows, window_shift
+from models.layers import CenteringBatchNorm2d, PointwiseConv, build_norm, normalize
+from models.mixers._windows import from_windows, shift_mask, to_windows, window_shift
 
 
 def test_cc_bn_starts_as_bn_and_centers() -> None:

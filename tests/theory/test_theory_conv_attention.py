@@ -10,9 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.config import load_config
 from models import build_model, create_model
 from models.cost import model_cost
-from models.mixers import Site, build_mixer
-from models.mixers.conv_attention import ConvAttention
-from models.mixers.window_weights import FORMS, WindowWeights
+from models.mixers import BlockInfo, build_mixer
+from models.mixers.conv_attention import FORMS, ConvAttention, WindowWeights
 from models.ops import window_products
 
 DIM, HEADS, SIDE, SIZE = 4, 2, 3, (4, 5)
@@ -169,7 +168,9 @@ def test_weights_are_the_equation(case: str, softmax: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_mixer_sums_the_values_of_the_window(form: str) -> None:
-    mixer = build_mixer("conv_attention", Site(dim=DIM, num_heads=HEADS), window_size=SIDE, form=form).double().eval()
+    mixer = (
+        build_mixer("conv_attention", BlockInfo(dim=DIM, num_heads=HEADS), window_size=SIDE, form=form).double().eval()
+    )
     x = torch.randn(1, *SIZE, DIM, dtype=torch.float64)
     weights, values = mixer.weights(x)[0], mixer.value(x)[0]
     expected = torch.zeros_like(values)
@@ -184,7 +185,9 @@ def test_mixer_sums_the_values_of_the_window(form: str) -> None:
 @pytest.mark.parametrize("window", [1, 4, 7])
 @pytest.mark.parametrize("form", FORMS)
 def test_any_map_and_window_trains_every_parameter(form: str, window: int) -> None:
-    mixer = build_mixer("conv_attention", Site(dim=8, num_heads=2), window_size=window, form=form, softmax=window > 1)
+    mixer = build_mixer(
+        "conv_attention", BlockInfo(dim=8, num_heads=2), window_size=window, form=form, softmax=window > 1
+    )
     for size in ((1, 1), (2, 9)):
         mixer.zero_grad()
         x = torch.randn(2, *size, 8, requires_grad=True)
@@ -197,7 +200,7 @@ def test_any_map_and_window_trains_every_parameter(form: str, window: int) -> No
 
 
 def test_compiles_to_one_graph() -> None:
-    mixer = build_mixer("conv_attention", Site(dim=8, num_heads=2), window_size=3, form="post_conv")
+    mixer = build_mixer("conv_attention", BlockInfo(dim=8, num_heads=2), window_size=3, form="post_conv")
     x = torch.randn(2, 5, 6, 8)
     compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), mixer(x))
@@ -216,7 +219,7 @@ def test_window_products_gradients_and_registration() -> None:
 
 def test_flops_are_counted() -> None:
     """Products and sum: two times k^2 C multiply-adds for each position, beside the projections."""
-    mixer = build_mixer("conv_attention", Site(dim=8, num_heads=2), window_size=3, form="dot_product")
+    mixer = build_mixer("conv_attention", BlockInfo(dim=8, num_heads=2), window_size=3, form="dot_product")
     with FlopCounterMode(display=False) as counter:
         mixer(torch.randn(1, 4, 5, 8))
     assert counter.get_total_flops() == 2 * 20 * (4 * 8 * 8 + 2 * 9 * 8)

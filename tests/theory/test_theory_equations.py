@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mixers import Site, build_mixer
-from models.mixers.window_weights import FORMS
+from models.mixers import BlockInfo, build_mixer
+from models.mixers.conv_attention import FORMS
 from models.ops import local_aggregate
 from models.theory.layers import (
     ChannelSeparableMLP,
@@ -17,8 +17,7 @@ from models.theory.layers import (
     Pointwise,
     Pyramid,
 )
-from models.theory.matrix import channel_by_channel, connection_matrix, position_by_position
-from models.theory.values import ValueMap
+from models.theory.measure import ValueMap, channel_by_channel, connection_matrix, position_by_position
 from models.theory.weights import local_weights
 
 N, C = 6, 3
@@ -101,7 +100,7 @@ def test_equation_12_separable_mlp_is_a_kronecker_product() -> None:
 
 
 def test_equation_13_depthwise_convolution_is_block_diagonal_and_toeplitz() -> None:
-    mixer = build_mixer("dw_conv", Site(dim=C, resolution=LINE), window_size=3)
+    mixer = build_mixer("dw_conv", BlockInfo(dim=C, resolution=LINE), window_size=3)
     matrix = channel_by_channel(matrix_of(mixer))
     taps = mixer.op.weight.detach()[:, 1]  # of a 3x3 kernel only the middle row lies on a line
     torch.testing.assert_close(matrix, torch.block_diag(*[toeplitz(taps[c], wrap=False) for c in range(C)]))
@@ -109,7 +108,7 @@ def test_equation_13_depthwise_convolution_is_block_diagonal_and_toeplitz() -> N
 
 def dense_attention() -> nn.Module:
     """Local ViT in the extreme case that the windows lie as those of a convolution, with one head."""
-    return build_mixer("conv_attention", Site(dim=C, resolution=LINE), window_size=3, form="dot_product")
+    return build_mixer("conv_attention", BlockInfo(dim=C, resolution=LINE), window_size=3, form="dot_product")
 
 
 def test_equation_14_local_attention_repeats_one_dynamic_block() -> None:
@@ -132,7 +131,7 @@ def test_equation_15_the_dynamic_block_is_banded_and_not_toeplitz() -> None:
 
 def test_equation_14_swin_repeats_vit_over_each_window() -> None:
     """Without overlap: one block for each window and head, the same projections in all of them."""
-    mixer = build_mixer("window_attention", Site(dim=4, resolution=(4, 4), num_heads=2), window_size=2).double()
+    mixer = build_mixer("window_attention", BlockInfo(dim=4, resolution=(4, 4), num_heads=2), window_size=2).double()
     x = torch.randn(1, 4, 4, 4, dtype=torch.float64)
     matrix = connection_matrix(ValueMap(mixer, x), (4, 4, 4), torch.float64).view(4, 4, 4, 4, 4, 4)
     for top in (0, 2):
@@ -192,7 +191,7 @@ MIXERS = [
 def test_equation_4_one_aggregation_computes_every_mixer(name: str, options: dict, index: int) -> None:
     """Weights taken from the mixer, values summed by models.ops, against the mixer's own implementation."""
     for size in ((14, 14), (9, 17)):
-        mixer = build_mixer(name, Site(dim=8, num_heads=2, resolution=size, index=index), window_size=7, **options)
+        mixer = build_mixer(name, BlockInfo(dim=8, num_heads=2, resolution=size, index=index), window_size=7, **options)
         x, values = torch.randn(2, 1, *size, 8)
         own = ValueMap(mixer, x)
         with torch.no_grad():
@@ -204,7 +203,7 @@ def test_equation_4_one_aggregation_computes_every_mixer(name: str, options: dic
 
 def test_equation_4_is_equation_6_for_a_convolution() -> None:
     """Weights indexed by offset, given as one set for each position, are the grouped convolution of PyTorch."""
-    mixer = build_mixer("dw_conv", Site(dim=8), window_size=5)
+    mixer = build_mixer("dw_conv", BlockInfo(dim=8), window_size=5)
     values = torch.randn(2, 6, 9, 8)
     weight = local_weights(mixer, values[:1]).weight
     theirs = F.conv2d(values.permute(0, 3, 1, 2), weight[:, None], padding=2, groups=8).permute(0, 2, 3, 1)

@@ -7,18 +7,18 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from models.mixers import Site, build_mixer, list_mixers, mixer_class
-from models.mixers.depthwise import StaticDepthwise
-from models.mixers.dynamic_depthwise import DynamicDepthwise
+from models.mixers import BlockInfo, build_mixer, list_mixers, mixer_class
+from models.mixers.conv_attention import FORMS
+from models.mixers.d_dw_conv import DynamicDepthwise
+from models.mixers.dw_conv import StaticDepthwise
 from models.mixers.window_attention import WindowAttention
-from models.mixers.window_weights import FORMS
 from models.theory.catalog import LAYERS, TABLE_1, Setting
 from models.theory.layers import Convolution, FullyConnected, LowRankMLP
 from models.theory.measure import Measurement, measure
 from models.theory.table import measure_layer, row
 
 SETTING = Setting()
-SITE = SETTING.site()
+SITE = SETTING.block()
 SHIFTED = Setting(shifted=True)
 WIDE = Setting(size=(8, 8), window=4, channels=4)
 
@@ -55,7 +55,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("name", "options", "setting"), OPTIONS)
 def test_declared_is_measured_for_each_option(name: str, options: dict, setting: Setting) -> None:
-    mixer = build_mixer(name, setting.site(), window_size=setting.window, **options)
+    mixer = build_mixer(name, setting.block(), window_size=setting.window, **options)
     result = measured(mixer, setting)
     assert result.properties == mixer.properties
     assert result.window == (setting.window, setting.window)
@@ -65,7 +65,7 @@ def test_declared_is_measured_for_each_option(name: str, options: dict, setting:
 @pytest.mark.parametrize("name", ["window_attention", "static_window", "conv_attention"])
 def test_one_head_shares_all_channels_and_a_head_a_channel_none(name: str, heads: int) -> None:
     setting = Setting(heads=heads)
-    mixer = build_mixer(name, setting.site(), window_size=setting.window)
+    mixer = build_mixer(name, setting.block(), window_size=setting.window)
     result = measured(mixer, setting)
     assert result.properties == mixer.properties and result.channel_groups == heads
     assert mixer.properties.shared_channels == ("all" if heads == 1 else "no")
@@ -133,9 +133,9 @@ class SameKernels(nn.Module):
 
 
 class DynamicMadeStatic(DynamicDepthwise):
-    def __init__(self, site: Site, *, window_size: int) -> None:
-        super().__init__(site, window_size=window_size)
-        self.op.generator = SameKernels(site.dim, window_size)
+    def __init__(self, info: BlockInfo, *, window_size: int) -> None:
+        super().__init__(info, window_size=window_size)
+        self.op.generator = SameKernels(info.dim, window_size)
 
 
 class StaticMadeDynamic(nn.Module):

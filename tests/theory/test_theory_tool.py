@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.mixers.depthwise import StaticDepthwise
+from models.mixers.dw_conv import StaticDepthwise
 from tools import analyze_operator as tool
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from models import create_model
-from models.mixers import Site, build_mixer
-from models.mixers.window_weights import FORMS
+from models.mixers import BlockInfo, build_mixer
+from models.mixers.conv_attention import FORMS
 from models.theory.catalog import LAYERS, Setting
-from models.theory.graph import Cell, relation_graph
 from models.theory.layers import Convolution
 from models.theory.measure import generic_copy
+from models.theory.relation import Cell, relation_graph
 from models.theory.translation import translation_errors, translation_kind
 
 WINDOW, SHIFTS = 4, tuple(range(9))
@@ -32,9 +32,9 @@ KINDS = {
 @pytest.mark.parametrize("case", KINDS)
 def test_mixer(case: str, shifted: int) -> None:
     options, kind = KINDS[case]
-    site = Site(dim=8, num_heads=2, resolution=(20, 20), index=shifted)
+    info = BlockInfo(dim=8, num_heads=2, resolution=(20, 20), index=shifted)
     generator = torch.Generator().manual_seed(0)
-    mixer = build_mixer(case.split()[0], site, window_size=WINDOW, **options)
+    mixer = build_mixer(case.split()[0], info, window_size=WINDOW, **options)
     mixer = generic_copy(mixer, generator).eval()
     x = torch.randn(1, 20, 20, 8, dtype=torch.float64, generator=generator)
     errors = translation_errors(mixer, x, SHIFTS, margin=WINDOW)

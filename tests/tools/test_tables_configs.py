@@ -8,7 +8,7 @@ import torch
 from engine.errors import ConfigError
 from models import build_model
 from models.cost import model_cost
-from models.layers.norms import CenteringBatchNorm2d
+from models.layers import CenteringBatchNorm2d
 from models.mixers.static_window import StaticWindow
 from tools.tables.costs import config_exists, count, dense_costs, row_config
 from tools.tables.schema import ROOT, load_proofs, load_tables

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models import create_model
-from models.mixers import Site, build_mixer
+from models.mixers import BlockInfo, build_mixer
 from models.theory.measure import generic_copy
 from models.theory.translation import Kind, translation_errors, translation_kind
 
@@ -47,8 +47,8 @@ class Curves:
 def measure_curves(subject: Subject) -> Curves:
     """Random parameters, float64; the stage is patch merging and two blocks, the second with shifted windows."""
     generator = torch.Generator().manual_seed(0)
-    site = Site(dim=DIM, num_heads=2, resolution=(SIDE, SIDE))
-    mixer = generic_copy(build_mixer(subject.mixer, site, window_size=WINDOW, **subject.options), generator).eval()
+    info = BlockInfo(dim=DIM, num_heads=2, resolution=(SIDE, SIDE))
+    mixer = generic_copy(build_mixer(subject.mixer, info, window_size=WINDOW, **subject.options), generator).eval()
     x = torch.randn(1, SIDE, SIDE, DIM, dtype=torch.float64, generator=generator)
     alone = translation_errors(mixer, x, SHIFTS, margin=WINDOW)
     base = "swin_nano" if "window" in subject.mixer or "attention" in subject.mixer else f"{subject.mixer}_nano"

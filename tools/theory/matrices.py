@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from models.theory.catalog import LAYERS, Setting
-from models.theory.matrix import channel_by_channel
+from models.theory.measure import channel_by_channel
 from models.theory.table import measure_layer
 from tools.theory.images import colored, enlarged, png, with_lines
 

@@ -1,8 +1,8 @@
 """Figure 4: the relation graph, its boxes and arrows from declared properties, its places from what they are."""
 
-from models.mixers.properties import Properties
+from models.mixers.base import Properties
 from models.theory.catalog import LAYERS, Setting
-from models.theory.graph import Arrow, Cell, Graph, relation_graph
+from models.theory.relation import Arrow, Cell, Graph, relation_graph
 from tools.theory import svg
 
 COLUMNS = ("all", "local window", "only itself")

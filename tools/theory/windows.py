@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.mixers._windows import window_shift
 from models.mixers.base import Mixer
 from models.mixers.static_window import StaticWindow
 from models.mixers.window_attention import WindowAttention
-from models.mixers.windows import window_shift
 from models.ops.reference import same_padding
 from models.theory.weights import attention_weights, local_weights
 

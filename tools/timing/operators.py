@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops import generate_and_aggregate
-from models.ops.library_shared import shared, shared_grad_input, shared_grad_weight
+from models.ops.shared import shared, shared_grad_input, shared_grad_weight
 from tools.timing.measure import interleaved
 from tools.timing.specs import DTYPES, Work
 

@@ -6,7 +6,7 @@ import torch
 
 from models import create_model, list_models
 from models.comparison.swapped import TokenMixer
-from models.mixers.depthwise import StaticDepthwise
+from models.mixers.dw_conv import StaticDepthwise
 from models.mixers.window_attention import WindowAttention
 
 PARAMETERS = {

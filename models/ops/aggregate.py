@@ -1,9 +1,12 @@
 """One call for every operator of the paper's family, `y_i = sum_j w_ij * x_ij`."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops import exported, library_position, library_shared
+from . import position, shared
+from .cpu_shared import shared_forward
+from .reference import pad_positions
 
 
 def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -23,10 +26,10 @@ def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     """
     _check(x, weight, bias)
     if torch.onnx.is_in_onnx_export():
-        return exported.local_aggregate(x, weight, bias)
+        return exported_aggregate(x, weight, bias)
     if weight.dim() < 6:
-        return library_shared.shared(x, weight, bias)
-    out = library_position.per_position(x, weight)
+        return shared.shared(x, weight, bias)
+    out = position.per_position(x, weight)
     return out if bias is None else out + bias.to(out.dtype)
 
 
@@ -54,8 +57,8 @@ def generate_and_aggregate(
     if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
         raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
     if torch.onnx.is_in_onnx_export():
-        return exported.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
-    return library_position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
+        return exported_generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
+    return position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -69,3 +72,30 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"{weight.shape[-3]} groups do not divide {x.shape[-1]} channels")
     if bias is not None and bias.shape != x.shape[-1:]:
         raise ValueError(f"bias {tuple(bias.shape)} must be ({x.shape[-1]},)")
+
+
+def exported_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `models.ops.local_aggregate`."""
+    if weight.dim() == 3:
+        return shared_forward(x, weight, bias)
+    batch, height, width, channels = x.shape
+    groups, kernel_height, kernel_width = weight.shape[-3:]
+    padded = pad_positions(x, kernel_height, kernel_width).permute(0, 3, 1, 2)
+    patches = F.unfold(padded, (kernel_height, kernel_width))
+    taps = kernel_height * kernel_width
+    patches = patches.reshape(batch, groups, channels // groups, taps, height * width)
+    if weight.dim() == 4:
+        out = torch.matmul(weight.reshape(batch, groups, 1, 1, taps), patches).squeeze(3)
+    else:
+        weight = weight.reshape(batch, height * width, groups, 1, taps).permute(0, 2, 3, 4, 1)
+        out = (weight * patches).sum(3)
+    out = out.reshape(batch, channels, height, width).permute(0, 2, 3, 1)
+    return out if bias is None else out + bias
+
+
+def exported_generate_and_aggregate(
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
+) -> Tensor:
+    """As `models.ops.generate_and_aggregate`."""
+    generated = F.linear(hidden, weight, bias).unflatten(-1, (groups, kernel, kernel))
+    return exported_aggregate(x, generated, None)

@@ -1,8 +1,11 @@
-"""A linear layer with its activation, for inference: one oneDNN call on a CPU, plain PyTorch elsewhere."""
+"""Linear and depth-wise calls of fused models."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .aggregate import local_aggregate
+from .backend import backend_for
 
 ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu}
 
@@ -80,3 +83,26 @@ def onednn_takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN multiplies these two."""
     known = x.dtype in (torch.float32, torch.bfloat16) and x.dtype == weight.dtype and x.numel() > 0
     return known and bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`relu(local_aggregate(x, weight, bias))` for static weights.
+
+    Args:
+        x: (B, H, W, C).
+        weight: (G, k, k); G divides C.
+        bias: (C,) or None.
+
+    Returns:
+        (B, H, W, C).
+    """
+    groups, height, width = weight.shape
+    simple = groups == x.shape[-1] and height % 2 == 1 and width % 2 == 1
+    if simple and runs_eagerly(x) and backend_for(x) == "cpu" and onednn_takes(x, weight):
+        planes, padding, ones = x.permute(0, 3, 1, 2), [height // 2, width // 2], [1, 1]
+        out = torch.ops.mkldnn._convolution_pointwise(
+            planes, weight.unsqueeze(1), bias, padding, ones, ones, groups, "relu", [], ""
+        )
+        return out.permute(0, 2, 3, 1).contiguous()
+    out = local_aggregate(x, weight, bias)
+    return out.relu_() if runs_eagerly(out) else out.relu()

@@ -5,12 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.layers.pointwise import GlobalAvgPool, PointwiseConv
-from models.layers.resize import resize_kernel
-from models.mixers import register_mixer
-from models.mixers.depthwise import HomogeneousMixer
-from models.mixers.properties import Properties
-from models.ops import local_aggregate
+from ..layers import GlobalAvgPool, PointwiseConv, resize_kernel
+from ..ops import local_aggregate
+from . import register_mixer
+from .base import Properties
+from .dw_conv import HomogeneousMixer
 
 
 class ImageKernels(nn.Module):

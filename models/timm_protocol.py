@@ -110,7 +110,7 @@ class TimmProtocol(nn.Module):
         Position tables, kernels and generator outputs are interpolated as for fine-tuning at 384 (Table 5). Maps of
         any size are accepted without this; it matters for windows and for weights bound to positions.
         """
-        from models.checkpoint import load_pretrained
+        from .checkpoint import load_pretrained
 
         changed = {"img_size": img_size, "window_size": window_size}
         args = {**self.init_args, **{key: value for key, value in changed.items() if value is not None}}

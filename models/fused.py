@@ -5,11 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Block, Stage
-from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.norms import normalize
-from models.ops.convolution import depthwise_relu
-from models.ops.linear import PackedWeight, linear, runs_eagerly
+from .backbone import Block, Stage
+from .layers import DepthwiseConv, normalize
+from .ops.inference import PackedWeight, depthwise_relu, linear, runs_eagerly
 
 # Elements of the widest map of a block, the hidden one of its MLP, that are worked on at a time. Above 32 MB the system
 # allocates a map anew at each call, which costs more than the products; far below, oneDNN's calls are too short.

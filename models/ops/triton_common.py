@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.ops.reference import accumulation_dtype
+from .reference import accumulation_dtype
 
 
 def interpreted() -> bool:

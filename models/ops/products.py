@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.library_position import per_position, per_position_backward, per_position_flops
-from models.ops.registration import position_kernels, register_autocast
+from .backend import position_kernels, register_autocast
+from .position import per_position, per_position_backward, per_position_flops
 
 
 def window_products(query: Tensor, key: Tensor, groups: int, kernel: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.registration import position_kernels, register_autocast
+from .backend import position_kernels, register_autocast
 
 
 @torch.library.custom_op("local_ops::per_position", mutates_args=())

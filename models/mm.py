@@ -10,10 +10,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from models import create_model
-from models.backbone import LocalNet
-from models.checkpoint import CheckpointError, LoadReport, State, convert_state, load_pretrained, read_weights
-from models.layers.norms import build_norm, normalize
+from . import create_model
+from .backbone import LocalNet
+from .checkpoint import CheckpointError, LoadReport, State, convert_state, load_pretrained, read_weights
+from .layers import build_norm, normalize
 
 # The authors' dense backbones pad DW-Conv and D-DW-Conv to whole windows, I-Dynamic not; Swin pads by itself.
 PADDED_MIXERS = ("dw_conv", "d_dw_conv")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.registration import register_autocast, shared_kernels
+from .backend import register_autocast, shared_kernels
 
 
 @torch.library.custom_op("local_ops::shared", mutates_args=())

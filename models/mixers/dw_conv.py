@@ -7,12 +7,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.depthwise_conv import DepthwiseConv
-from models.layers.norms import build_norm, normalize
-from models.layers.pointwise import PointwiseConv
-from models.mixers import register_mixer
-from models.mixers.base import Mixer, Site
-from models.mixers.properties import Properties, channel_sharing
+from ..layers import DepthwiseConv, PointwiseConv, build_norm, normalize
+from . import register_mixer
+from .base import BlockInfo, Mixer, Properties, channel_sharing
 
 
 class DepthwiseMixer(Mixer):
@@ -26,9 +23,9 @@ class DepthwiseMixer(Mixer):
     default_norm: ClassVar[str] = "bn"
     prenorm: ClassVar[bool] = False
 
-    def __init__(self, site: Site, operator: nn.Module, *, window_size: int, window_pad: bool = False) -> None:
+    def __init__(self, info: BlockInfo, operator: nn.Module, *, window_size: int, window_pad: bool = False) -> None:
         super().__init__()
-        dim, norm = site.dim, site.norm or self.default_norm
+        dim, norm = info.dim, info.norm or self.default_norm
         self.window_size, self.window_pad = window_size, window_pad
         self.act = nn.ReLU()
         self.proj_in = PointwiseConv(dim, dim)
@@ -58,13 +55,13 @@ class HomogeneousMixer(DepthwiseMixer):
     """Builds the operator from (dim, kernel_size, groups=)."""
 
     def __init__(
-        self, site: Site, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
+        self, info: BlockInfo, *, window_size: int = 7, share_channels: bool = False, window_pad: bool = False
     ) -> None:
-        groups = site.num_heads if share_channels else site.dim
-        operator = type(self).operator(site.dim, window_size, groups=groups)
-        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        groups = info.num_heads if share_channels else info.dim
+        operator = type(self).operator(info.dim, window_size, groups=groups)
+        super().__init__(info, operator, window_size=window_size, window_pad=window_pad)
         self.groups = groups
-        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, site.dim))
+        self.properties = replace(self.properties, shared_channels=channel_sharing(groups, info.dim))
 
 
 @register_mixer("dw_conv")

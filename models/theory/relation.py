@@ -7,9 +7,9 @@ in exactly one of them, towards the more regular or the dynamic one.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.mixers.properties import Properties
-from models.theory.catalog import Layer, Setting
-from models.theory.table import declared
+from ..mixers.base import Properties
+from .catalog import Layer, Setting
+from .table import declared
 
 POSITIONS = ("all", "local window", "only itself")
 

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from models.layers.norms import normalize
-from models.layers.pointwise import PointwiseConv
-from models.mixers import register_mixer
-from models.mixers.base import Site
-from models.mixers.depthwise import DepthwiseMixer
-from models.mixers.dynamic_depthwise import resize_generator
-from models.mixers.properties import Properties, channel_sharing
-from models.ops import generate_and_aggregate
+from ..layers import PointwiseConv, normalize
+from ..ops import generate_and_aggregate
+from . import register_mixer
+from .base import BlockInfo, Properties, channel_sharing
+from .d_dw_conv import resize_generator
+from .dw_conv import DepthwiseMixer
 
 
 class PositionKernels(nn.Module):
@@ -70,13 +68,13 @@ class InhomogeneousDynamic(DepthwiseMixer):
     )
 
     def __init__(
-        self, site: Site, *, window_size: int = 7, groups: int | Sequence[int] = 32, window_pad: bool = False
+        self, info: BlockInfo, *, window_size: int = 7, groups: int | Sequence[int] = 32, window_pad: bool = False
     ) -> None:
-        here = groups if isinstance(groups, int) else groups[site.stage]
-        operator = InhomogeneousConv(site.dim, window_size, here)
-        super().__init__(site, operator, window_size=window_size, window_pad=window_pad)
+        here = groups if isinstance(groups, int) else groups[info.stage]
+        operator = InhomogeneousConv(info.dim, window_size, here)
+        super().__init__(info, operator, window_size=window_size, window_pad=window_pad)
         self.groups = here
-        self.properties = replace(self.properties, shared_channels=channel_sharing(here, site.dim))
+        self.properties = replace(self.properties, shared_channels=channel_sharing(here, info.dim))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
