@@ -46,7 +46,7 @@ quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictu
 quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
 
 faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
-	$(PY) tools/faults.py
+	$(PY) tests/faults/__main__.py
 
 theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
 	$(PY) tools/theory_page.py
@@ -67,7 +67,7 @@ tables: $(CORE_STAMP)  ## the paper's tables beside ours, with the command that 
 	$(PY) tools/make_tables.py
 
 bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
-	$(PY) tools/benchmark.py --suite standard
+	$(PY) benchmarks/speed.py --suite standard
 
 bench-gpu: $(CORE_STAMP)  ## the same on a GPU, compiled, with the operators by themselves (at most eight minutes)
-	$(PY) tools/benchmark.py --suite gpu --minutes 7
+	$(PY) benchmarks/speed.py --suite gpu --minutes 7

@@ -13,7 +13,7 @@ def main() -> None:
     signals.watch()
     arguments = cli.parse("Evaluate a classifier and print a JSON line.", checkpoint=True)
     from engine.config import load_config
-    from engine.evaluation import evaluate_checkpoint
+    from engine.evaluate import evaluate_checkpoint
 
     result = evaluate_checkpoint(load_config(arguments.config, arguments.overrides), arguments.checkpoint)
     if result is not None:

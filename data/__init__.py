@@ -2,19 +2,20 @@
 
 from data.batch import Batch, Replacement
 from data.config import DataConfig
-from data.errors import CorruptImageError, DataError, WorkerError
+from data.errors import CorruptImageError, WorkerError
 from data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from data.mixup import Mixup, build_mixup
+from models.errors import UserError
 
 __all__ = [
     "Batch",
     "CorruptImageError",
     "DataConfig",
-    "DataError",
     "EvalLoader",
     "Mixup",
     "Replacement",
     "TrainLoader",
+    "UserError",
     "WorkerError",
     "build_eval_loader",
     "build_mixup",

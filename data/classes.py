@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import timm.data
 
-from data.errors import DataError
-from data.records import ImageList
+from data.image_list import ImageList
+from models.errors import UserError
 
 _INFO = Path(timm.data.__file__).parent / "_info"
 
@@ -21,7 +21,7 @@ class ClassList:
 
 
 def load_classes(given: str) -> ClassList:
-    """Load the list that `data.classes` names. Raises DataError for an unknown name or file."""
+    """Load the list that `data.classes` names. Raises UserError for an unknown name or file."""
     if given in ("imagenet_a", "imagenet_r"):
         return ClassList(
             _lines(_INFO / f"{given}_synsets.txt"), [int(i) for i in _lines(_INFO / f"{given}_indices.txt")]
@@ -32,7 +32,7 @@ def load_classes(given: str) -> ClassList:
         return ClassList(_lines(_INFO / "imagenet_synsets.txt"))
     path = Path(given)
     if not path.is_file():
-        raise DataError(
+        raise UserError(
             f"data.classes={given}: neither imagenet, imagenet_a, imagenet_r, imagenet_v2 nor a file of class names"
         )
     return ClassList(_lines(path))
@@ -43,13 +43,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def relabel(records: ImageList, wanted: list[str]) -> ImageList:
-    """Give the labels the order of `wanted`. Raises DataError for a class that is not in it."""
+    """Give the labels the order of `wanted`. Raises UserError for a class that is not in it."""
     if records.classes == wanted:
         return records
     number = {name: label for label, name in enumerate(wanted)}
     unknown = [name for name in records.classes if name not in number]
     if unknown:
-        raise DataError(f"class {unknown[0]!r} of the data is not in data.classes ({len(wanted)} names)")
+        raise UserError(f"class {unknown[0]!r} of the data is not in data.classes ({len(wanted)} names)")
     table = np.array([number[name] for name in records.classes], dtype=np.int32)
     return replace(records, labels=table[records.labels], classes=wanted)
 
@@ -60,14 +60,14 @@ def are_named(classes: list[str]) -> bool:
 
 
 def check_same_classes(train: list[str], val: list[str]) -> None:
-    """Raise DataError where validation labels would mean other classes than training labels."""
+    """Raise UserError where validation labels would mean other classes than training labels."""
     if not (are_named(train) and are_named(val)):
         if len(val) > len(train):
-            raise DataError(f"val has labels up to {len(val) - 1}, train only {len(train)} classes")
+            raise UserError(f"val has labels up to {len(val) - 1}, train only {len(train)} classes")
         return
     missing, extra = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if extra or missing:
         example = f"{extra[0]!r} is only in val" if extra else f"{missing[0]!r} is only in train"
-        raise DataError(f"train has {len(train)} classes and val {len(val)}: {example}; give data.classes for a subset")
+        raise UserError(f"train has {len(train)} classes and val {len(val)}: {example}; give data.classes for a subset")
     if train != val:
-        raise DataError("train and val list the same classes in another order")
+        raise UserError("train and val list the same classes in another order")

@@ -4,10 +4,9 @@ import numpy as np
 
 from data.batch import RawBatch, Replacement
 from data.errors import CorruptImageError
-from data.hashing import hash64
 from data.readers import Reader
+from data.rng import hash64, seed_sample
 from data.sampler import BatchKey
-from data.seeding import seed_sample
 from data.transforms import EvalTransform, Sample, TrainTransform
 
 _REPLACE = 0x7265706C616365  # separates the hash of replacements from other hashes

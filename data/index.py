@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from data.errors import DataError
-from data.records import ImageList
+from data.image_list import ImageList
+from models.errors import UserError
 
 _DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U32": np.uint32}
 _OWN = ("names", "ends", "labels")
@@ -49,7 +49,7 @@ def save_index(records: ImageList, path: Path, source: str) -> None:
 
 
 def load_index(path: Path) -> tuple[ImageList, str]:
-    """Map an index file; returns the list and its source. Raises DataError for a file that is not an index."""
+    """Map an index file; returns the list and its source. Raises UserError for a file that is not an index."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -62,7 +62,7 @@ def load_index(path: Path) -> tuple[ImageList, str]:
         records = MappedImageList(**own, classes=json.loads(meta["classes"]), extra=arrays, index_file=path)
         return records, meta["source"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not an index file of this project ({error}); build it again") from error
+        raise UserError(f"{path} is not an index file of this project ({error}); build it again") from error
 
 
 def _map(path: Path, start: int, entry: dict) -> np.ndarray:

@@ -11,13 +11,14 @@ from data.batch import Batch, Normalizer, RawBatch, Replacement
 from data.classes import check_same_classes, load_classes
 from data.config import DataConfig
 from data.dataset import BatchDataset
-from data.errors import CorruptImageError, DataError
+from data.errors import CorruptImageError
+from data.image_list import ImageList
 from data.readers import Reader, open_reader, quick_classes
-from data.records import ImageList
+from data.rng import preserved_generators
 from data.sampler import BatchKey, EvalSampler, TrainSampler
-from data.seeding import preserved_generators
 from data.transforms import EvalTransform, Size, TrainTransform, channel_values
 from data.workers import WorkerPool
+from models.errors import UserError
 
 
 class _Pipeline:
@@ -109,7 +110,7 @@ class TrainLoader(_Loader):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on, exactly as an uninterrupted epoch would.
 
-        Raises DataError when more than `data.max_corrupt` of the images cannot be read, WorkerError for
+        Raises UserError when more than `data.max_corrupt` of the images cannot be read, WorkerError for
         a dead or silent worker.
         """
         self._sampler.set_epoch(epoch, start)
@@ -121,7 +122,7 @@ class TrainLoader(_Loader):
         self.replaced.update({entry.index: entry for entry in batch.replaced})
         if len(self.replaced) > self._allowed:
             last = list(self.replaced.values())[-1].reason
-            raise DataError(
+            raise UserError(
                 f"{len(self.replaced)} of {self.num_images} training images cannot be read, above "
                 f"data.max_corrupt={self._pipeline.cfg.max_corrupt:g}; the last: {last}"
             )
@@ -147,9 +148,9 @@ class EvalLoader(_Loader):
 def build_train_loader(
     cfg: DataConfig, *, img_size: int | Size, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0
 ) -> TrainLoader:
-    """Build the training loader of a rank; `batch_size` is per rank. Raises DataError for bad input."""
+    """Build the training loader of a rank; `batch_size` is per rank. Raises UserError for bad input."""
     if cfg.mixup.enabled and batch_size % 2:
-        raise DataError(f"a batch of {batch_size} per rank must be even: mixup mixes neighbours (data.mixup)")
+        raise UserError(f"a batch of {batch_size} per rank must be even: mixup mixes neighbours (data.mixup)")
     reader = open_reader(cfg, "train")
     sampler = TrainSampler(
         len(reader.records),
@@ -174,7 +175,7 @@ def build_eval_loader(
     """Build the evaluation loader of a rank over the val split.
 
     Its classes must be `train_classes` (`TrainLoader.classes`; by default those of a train split that can be
-    listed at once). Raises DataError for bad input.
+    listed at once). Raises UserError for bad input.
     """
     reader = open_reader(cfg, "val")
     expected = train_classes or quick_classes(cfg, "train")

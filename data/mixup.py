@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from data.config import DataConfig, MixupConfig
-from data.errors import DataError
-from data.hashing import hash64
+from data.rng import hash64
+from models.errors import UserError
 
 _MIXUP = 0x6D69787570  # separates the hash of mixup from other hashes
 
@@ -35,7 +35,7 @@ class Mixup:
             return images, smoothed
         base, epoch, position = seed
         if len(images) % 2 or position % 2:
-            raise DataError(f"mixup needs an even batch at an even position, not {len(images)} at {position}")
+            raise UserError(f"mixup needs an even batch at an even position, not {len(images)} at {position}")
         partners = _swap(images)
         mixed, lam = torch.empty_like(images), torch.ones(len(images), device=images.device)
         for first, last in self._pieces(len(images), position):
@@ -73,7 +73,7 @@ class Mixup:
 
     def _smooth(self, targets: Tensor) -> Tensor:
         if len(targets) and int(targets.max()) >= self.num_classes:
-            raise DataError(f"label {int(targets.max())} is outside model.num_classes={self.num_classes}")
+            raise UserError(f"label {int(targets.max())} is outside model.num_classes={self.num_classes}")
         off = self.cfg.label_smoothing / self.num_classes
         smoothed = torch.full((len(targets), self.num_classes), off, device=targets.device)
         return smoothed.scatter_(1, targets.view(-1, 1), 1 - self.cfg.label_smoothing + off)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import DataError
-from data.hashing import hash64, permutation
+from data.rng import hash64, permutation
+from models.errors import UserError
 
 _ORDER = 0x6F72646572  # separates the hash of the order from the hashes of augmentations
 
@@ -53,7 +53,7 @@ class TrainSampler:
         self.seed, self.repeats = seed, repeats
         self.epoch, self.start = 0, 0
         if len(self) == 0:
-            raise DataError(
+            raise UserError(
                 f"{count} training images do not fill one batch of {batch_size} on each of {world_size} ranks"
             )
 

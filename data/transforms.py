@@ -18,8 +18,8 @@ from torchvision import transforms
 from data.config import AugmentConfig, DataConfig
 from data.crop import exact_crop, fast_crop
 from data.decode import Encoded, decode
-from data.errors import DataError
-from data.shift import speed_up
+from data.randaugment import speed_up
+from models.errors import UserError
 
 Size = tuple[int, int]
 SMALL = 32  # up to this size Swin pads and crops, and does not resize
@@ -104,7 +104,7 @@ def _operations(cfg: DataConfig, size: Size) -> list:
             mean=channel_values(cfg.mean, cfg.channels),
         )
     except (AssertionError, ValueError, KeyError) as error:
-        raise DataError(
+        raise UserError(
             f"data.augment.auto_augment={augment.auto_augment} is not known to timm; e.g. rand-m9-mstd0.5-inc1"
         ) from error
     return [speed_up(operation) for operation in operations.transforms] if cfg.fast_decode else operations.transforms

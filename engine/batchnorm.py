@@ -70,7 +70,7 @@ def norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
-class Statistics:
+class BatchNormStats:
     """The running statistics of a model: averaged over the ranks, and put back when a step is not taken."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,12 +81,12 @@ class Statistics:
         self._per_rank = any(not isinstance(m, SYNCHRONISED) for m in layers)
         self._saved: list[torch.Tensor] = []
 
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Remember the values before a step."""
         self._saved = [v.clone() for v in self.values + self.counts]
 
-    def put_back(self) -> None:
-        """Undo what the forward passes since :meth:`keep` did: a batch that is not finite must leave no trace."""
+    def restore(self) -> None:
+        """Undo what the forward passes since :meth:`snapshot` did: a batch that is not finite must leave no trace."""
         if self._saved:
             torch._foreach_copy_(self.values + self.counts, self._saved)
 

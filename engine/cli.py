@@ -6,15 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_FAILURE,
-    EXIT_STOPPED,
-    ConfigError,
-    RankFailed,
-    RunStopped,
-    TrainingFailed,
-)
+from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, RankFailed, RunStopped, TrainingFailed
+from models.errors import UserError
 
 
 def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
@@ -38,7 +31,7 @@ def run(main: Callable[[], None]) -> int:
     """Call ``main`` and turn the ends that a run may have into an exit status (see :mod:`engine.errors`)."""
     try:
         main()
-    except ConfigError as error:
+    except UserError as error:
         return _say(error, EXIT_BAD_INPUT)
     except RunStopped as stopped:
         return _say(stopped, EXIT_STOPPED, "")

@@ -1,18 +1,106 @@
-"""Load a config: a YAML file, one level of ``base:``, overrides ``section.key=value``, one clear line on any fault."""
+"""YAML read as people write it: ``1e-8`` is a number, ``on`` is a word, and a key that stands twice is an error.
+
+PyYAML follows YAML 1.1, where ``1e-8`` is a string (no dot), ``no`` is false and ``1:30`` is ninety. The values here
+follow the core schema of YAML 1.2 instead.
+"""
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
-from engine.errors import ConfigError, hint
 from engine.schema import Config, EvalConfig, TrainConfig
-from engine.yaml_values import parse_value, read_mapping
+from models.errors import UserError, hint, nearest
 
-__all__ = ["Config", "ConfigError", "EvalConfig", "TrainConfig", "check_batch", "load_config", "to_dict"]
+
+class CoreLoader(yaml.SafeLoader):
+    """A safe loader with the scalar types of YAML 1.2 and without duplicate keys."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are all different.
+
+        Raises:
+            yaml.constructor.ConstructorError: a key stands twice.
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else None)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _resolve(tag: str, pattern: str, first: str) -> None:
+    CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first))
+
+
+_resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_resolve("null", "~|null|Null|NULL|", "~nN\0")
+_resolve("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789")
+_resolve(
+    "float",
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "-+.0123456789",
+)
+CoreLoader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value, 16 if "x" in node.value else 10)
+)
+
+
+def parse_value(text: str, source: str) -> Any:
+    """The value of one piece of YAML.
+
+    Raises:
+        UserError: ``text`` is not YAML; the message begins with ``source``.
+    """
+    try:
+        return yaml.load(text, Loader=CoreLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise UserError(f"{source}{where}: not valid YAML: {problem}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        UserError: the file is missing, unreadable, or holds something else than a mapping.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file{_nearest_file(path)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    value = parse_value(text, str(path))
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a config is a mapping of sections, this is a {type(value).__name__}")
+    return value
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f" (there is no folder {folder})"
+    close = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])
+    return f"; the nearest is {folder / close}" if close else ""
+
+
+__all__ = ["Config", "EvalConfig", "TrainConfig", "UserError", "check_batch", "load_config", "to_dict"]
 
 Layer = tuple[str, dict[str, Any]]  # where values come from, and the values
 
@@ -26,7 +114,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int
         world_size: ranks the global batch must divide by; by default what torchrun has set, else 1.
 
     Raises:
-        ConfigError: on one line: which file, which key, what is wrong, and the nearest valid key.
+        UserError: on one line: which file, which key, what is wrong, and the nearest valid key.
     """
     layers = _file_layers(Path(path)) + [_override_layer(text) for text in overrides]
     merged: dict[str, Any] = {}
@@ -36,7 +124,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int
     try:
         config = Config.model_validate_json(json.dumps(merged, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error, layers)) from None
+        raise UserError(_explain(error, layers)) from None
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size)
     return config
 
@@ -50,14 +138,14 @@ def check_batch(config: Config, world_size: int) -> int:
     """Images of one micro-batch on one rank.
 
     Raises:
-        ConfigError: ``train.batch_size`` does not divide by ranks and accumulation.
+        UserError: ``train.batch_size`` does not divide by ranks and accumulation.
     """
     parts = world_size * config.train.accumulation
     batch = config.train.batch_size
     if batch % parts:
         below, above = batch // parts * parts, (batch // parts + 1) * parts
         valid = f"{below} or {above}" if below else str(above)
-        raise ConfigError(
+        raise UserError(
             f"train.batch_size: {batch} images do not divide by {world_size} ranks x "
             f"{config.train.accumulation} accumulated parts; the nearest valid is {valid}"
         )
@@ -70,11 +158,11 @@ def _file_layers(path: Path) -> list[Layer]:
     if base is None:
         return [(str(path), values)]
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: must be the path of one config file")
+        raise UserError(f"{path}: base: must be the path of one config file")
     base_path = path.parent / base
     base_values = read_mapping(base_path)
     if "base" in base_values:
-        raise ConfigError(f"{path}: base: {base_path} has a base of its own; only one level is allowed")
+        raise UserError(f"{path}: base: {base_path} has a base of its own; only one level is allowed")
     return [(str(base_path), base_values), (str(path), values)]
 
 
@@ -82,7 +170,7 @@ def _override_layer(text: str) -> Layer:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"command line: '{text}' is not of the form section.key=value")
+        raise UserError(f"command line: '{text}' is not of the form section.key=value")
     nested: Any = parse_value(value, f"command line: {key}")
     for part in reversed(parts):
         nested = {part: nested}

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from engine.errors import ConfigError, RankFailed
+from engine.errors import RankFailed
+from models.errors import UserError
 
 SHORTEST_SLACK, LONGEST_SLACK = 30.0, 120.0  # seconds that the watchdog has to find the rank to blame
 
@@ -64,15 +65,15 @@ def choose_device(wanted: str) -> torch.device:
     """The device of this rank.
 
     Raises:
-        ConfigError: CUDA is asked for and not there, or this machine has more ranks than GPUs.
+        UserError: CUDA is asked for and not there, or this machine has more ranks than GPUs.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("train.device: cuda is asked for, but torch sees no GPU; valid here is cpu")
+        raise UserError("train.device: cuda is asked for, but torch sees no GPU; valid here is cpu")
     gpus, ranks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if ranks > gpus:  # said by all ranks, so that rank 0 is among them
-        raise ConfigError(f"torchrun --nproc-per-node: {ranks} ranks for {gpus} GPUs; the nearest valid is {gpus}")
+        raise UserError(f"torchrun --nproc-per-node: {ranks} ranks for {gpus} GPUs; the nearest valid is {gpus}")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -85,7 +86,7 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
             than that, so that the watchdog, which knows the rank to blame, comes first.
 
     Raises:
-        ConfigError: the device is not there.
+        UserError: the device is not there.
         RankFailed: the other ranks have not come in time.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

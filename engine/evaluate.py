@@ -4,16 +4,27 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data import Batch, EvalLoader
-from engine.distributed import World
-from engine.labels import Judge
+from engine import signals
+from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input
+from engine.config import Config
+from engine.distributed import World, join_world
+from engine.errors import RunStopped, TrainingFailed
+from engine.labels import Metric, build_metric
+from engine.logs import set_up_text_log
 from engine.schema import TrainConfig
 from engine.signals import StopRequest
 from engine.step import autocast
+from engine.watchdog import Watchdog
+from engine.weights import file_hash
+from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,19 +47,10 @@ class Accuracy:
         return 100.0 * self.correct5 / max(1, self.images)
 
 
-class EvaluationStopped(Exception):
-    """A rank was asked to stop; raised on all ranks at the same batch."""
-
-
-class EvaluationFailed(RuntimeError):
-    """A rank could not read its images; raised on all ranks at the same batch, naming rank and cause."""
-
-
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     loader: EvalLoader,
-    judge: Judge,
+    metric: Metric,
     world: World,
     train: TrainConfig,
     stop: StopRequest | None = None,
@@ -57,13 +59,13 @@ def evaluate(
     """Count right answers over the whole set. The model's mode is the caller's again afterwards.
 
     Args:
-        judge: decides which of the highest logits are right.
+        metric: decides which of the highest logits are right.
         stop: asked before each batch; all ranks stop at the same one.
         at: told before each batch where this rank is.
 
     Raises:
-        EvaluationStopped: a signal came, on any rank.
-        EvaluationFailed: a rank's loader failed.
+        RunStopped: a signal came, on any rank.
+        TrainingFailed: a rank's loader failed.
     """
     began = time.monotonic()
     counts = torch.zeros(3, dtype=torch.int64, device=world.device)
@@ -78,7 +80,7 @@ def evaluate(
             at(f"evaluation, batch {number}, waiting for the other ranks")
             _decide(world, stop, fault)
             if batch is not None:
-                counts += _count(model, batch, judge, world, train)
+                counts += _count(model, batch, metric, world, train)
     finally:
         model.train(was_training)
         with contextlib.suppress(Exception):
@@ -98,15 +100,64 @@ def _decide(world: World, stop: StopRequest | None, fault: str | None) -> None:
     stopped, failed = world.largest(int(bool(stop)), int(fault is not None))
     if failed:
         faults = [f"rank {rank}: {text}" for rank, text in enumerate(world.gather(fault)) if text]
-        raise EvaluationFailed("evaluation cannot read its images: " + "; ".join(faults))
+        raise TrainingFailed("evaluation cannot read its images: " + "; ".join(faults))
     if stopped:
-        raise EvaluationStopped
+        raise RunStopped("stopped by a signal in evaluation; nothing to save")
 
 
-def _count(model: nn.Module, batch: Batch, judge: Judge, world: World, train: TrainConfig) -> Tensor:
+def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, train: TrainConfig) -> Tensor:
     images = batch.images.to(world.device, non_blocking=True)
     if train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with autocast(train, world):
         logits = model(images)
-    return judge(logits.float(), batch.targets.to(world.device), batch.indices)
+    return metric(logits.float(), batch.targets.to(world.device), batch.indices)
+
+
+def evaluate_checkpoint(config: Config, checkpoint: Path) -> dict[str, Any] | None:
+    """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``.
+
+    Returns:
+        On rank 0 the accuracy in percent, the exact counts, and what was evaluated; None on the other ranks.
+
+    Raises:
+        UserError: config, data or checkpoint cannot be used, or the weights are of another model.
+        RunStopped: a signal came.
+        TrainingFailed: an image cannot be read.
+    """
+    stop = signals.watch()
+    prepare_torch(config)
+    world = join_world(config.train.device, config.train.timeout)
+    set_up_text_log(None, world.rank)
+    watchdog = Watchdog(world, config.train.timeout)
+    try:
+        loader = build_evaluation_loader(config, world)
+        metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
+        model = plain_model(config)
+        with user_input("--checkpoint"):
+            report = load_pretrained(model, convert_state(read_weights(checkpoint)))
+        if report.replaced_head:
+            raise UserError(f"--checkpoint: {checkpoint}: its classifier does not fit: {report.replaced_head}")
+        model = place(model, config, world)
+        stop.defer()
+        accuracy = evaluate(model, loader, metric, world, config.train, stop, watchdog.at)
+    finally:
+        watchdog.close()
+        stop.act_at_once()
+        world.close()
+    if not world.is_main:
+        return None
+    return {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "correct1": accuracy.correct1,
+        "correct5": accuracy.correct5,
+        "images": accuracy.images,
+        "labels": config.eval.labels,
+        "model": config.model.name,
+        "dataset": loader.dataset_name,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": file_hash(checkpoint),
+        "seconds": accuracy.seconds,
+        "ranks": world.size,
+    }

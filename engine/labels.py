@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from data import EvalLoader
-from engine.errors import ConfigError
+from models.errors import UserError
 
 TOP = 5
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
 
 
-class Judge(Protocol):
+class Metric(Protocol):
     """Counts right answers of a batch."""
 
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class Judge(Protocol):
         """
 
 
-class OriginalLabels:
+class TopKAccuracy:
     """One right class for each image.
 
     Args:
@@ -38,13 +38,13 @@ class OriginalLabels:
         self._outputs = outputs
 
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
-        """See :class:`Judge`."""
+        """See :class:`Metric`."""
         if self._outputs is not None:
             logits = logits[:, self._outputs]
         return _tally(guesses(logits) == targets.view(-1, 1), torch.ones_like(targets, dtype=torch.bool))
 
 
-class RealLabels:
+class RealAccuracy:
     """Any number of right classes for each image of ImageNet's validation set (Beyer et al., 2020).
 
     Images without a label are left out, as the definition says. Images are known by their file name, not their place.
@@ -54,7 +54,7 @@ class RealLabels:
         """Look up the labels of all images of a loader.
 
         Raises:
-            ConfigError: an image is not named as in ImageNet's validation set.
+            UserError: an image is not named as in ImageNet's validation set.
         """
         published = json.loads(files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text())
         rows = [published[_number(loader.name(i), len(published))] for i in range(loader.num_images)]
@@ -63,27 +63,27 @@ class RealLabels:
         self._labels = torch.tensor(padded, dtype=torch.int64, device=device).view(-1, width)
 
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
-        """See :class:`Judge`."""
+        """See :class:`Metric`."""
         labels = self._labels[indices.to(self._labels.device)]
         right = (guesses(logits).unsqueeze(2) == labels.unsqueeze(1)).any(2)
         return _tally(right, labels[:, 0] >= 0)
 
 
-def build_judge(labels: str, loader: EvalLoader, num_classes: int, device: torch.device) -> Judge:
-    """The judge that ``eval.labels`` names.
+def build_metric(labels: str, loader: EvalLoader, num_classes: int, device: torch.device) -> Metric:
+    """The metric that ``eval.labels`` names.
 
     Raises:
-        ConfigError: the model has too few classes, or ReaL labels are asked for what is not ImageNet's.
+        UserError: the model has too few classes, or ReaL labels are asked for what is not ImageNet's.
     """
     outputs: Tensor | None = getattr(loader, "class_outputs", None)
     classes = loader.num_classes if outputs is None else int(outputs.max()) + 1
     if classes > num_classes:
-        raise ConfigError(f"model.num_classes: {num_classes} is below the {classes} classes of {loader.dataset_name}")
+        raise UserError(f"model.num_classes: {num_classes} is below the {classes} classes of {loader.dataset_name}")
     if labels == "original":
-        return OriginalLabels(None if outputs is None else outputs.to(device))
+        return TopKAccuracy(None if outputs is None else outputs.to(device))
     if num_classes != 1000:
-        raise ConfigError(f"eval.labels: real needs the 1000 classes of ImageNet, model.num_classes is {num_classes}")
-    return RealLabels(loader, device)
+        raise UserError(f"eval.labels: real needs the 1000 classes of ImageNet, model.num_classes is {num_classes}")
+    return RealAccuracy(loader, device)
 
 
 def guesses(logits: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _tally(right: Tensor, counted: Tensor) -> Tensor:
 def _number(name: str, count: int) -> int:
     match = _NAME.search(name)
     if match is None or not 1 <= int(match[1]) <= count:
-        raise ConfigError(
+        raise UserError(
             f"eval.labels: real needs images named ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{count:08d}.JPEG, "
             f"not {name}"
         )

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError
 from engine.files import write_atomic
+from models.errors import UserError
 
 LOG = logging.getLogger("engine")
 
@@ -95,14 +95,14 @@ class RecordLog:
             self._failed = True
 
 
-class Boards:
+class Trackers:
     """TensorBoard and Weights & Biases, where asked for. A board that fails is given up, loudly."""
 
     def __init__(self, folder: Path, tensorboard: bool, wandb_project: str | None, about: dict, step: int) -> None:
-        """Open the boards; ``step`` is where the run goes on from.
+        """Open the trackers; ``step`` is where the run goes on from.
 
         Raises:
-            ConfigError: W&B is asked for and not installed.
+            UserError: W&B is asked for and not installed.
         """
         self._tensorboard: Any = None
         self._wandb: Any = None
@@ -146,14 +146,14 @@ class Boards:
 
 
 def check_wandb(project: str | None) -> None:
-    """Raises ConfigError when W&B is asked for and not installed."""
+    """Raises UserError when W&B is asked for and not installed."""
     if project is not None:
         _import_wandb()
 
 
 def _import_wandb() -> Any:
     if importlib.util.find_spec("wandb") is None:
-        raise ConfigError("train.wandb: the package wandb is not installed; pip install wandb, or leave the key out")
+        raise UserError("train.wandb: the package wandb is not installed; pip install wandb, or leave the key out")
     import wandb
 
     return wandb

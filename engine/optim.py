@@ -8,8 +8,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from engine.errors import ConfigError, hint
 from engine.schema import TrainConfig
+from models.errors import UserError, hint
 
 
 def rate_scale(train: TrainConfig) -> float:
@@ -24,11 +24,11 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     relative position tables).
 
     Raises:
-        ConfigError: timm has no such optimiser, or it does not take an argument.
+        UserError: timm has no such optimiser, or it does not take an argument.
     """
     names = [str(name) for name in list_optimizers()]
     if train.optimizer.lower() not in names:
-        raise ConfigError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, names)}")
+        raise UserError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, names)}")
     own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
     arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
     try:
@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
         )
     except (TypeError, ValueError, AssertionError) as error:
         message = " ".join(str(error).split())
-        raise ConfigError(f"train.optimizer_args: {train.optimizer} refuses its arguments: {message}") from None
+        raise UserError(f"train.optimizer_args: {train.optimizer} refuses its arguments: {message}") from None
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_per_epoch: int) -> Scheduler:
@@ -52,10 +52,10 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_p
     ``schedule.step_update(n)`` sets the rate of step n (counted from 0), so resuming needs no state of its own.
 
     Raises:
-        ConfigError: the schedule does not take an argument, or the warm-up is longer than the run.
+        UserError: the schedule does not take an argument, or the warm-up is longer than the run.
     """
     if train.warmup_epochs >= train.epochs:
-        raise ConfigError(
+        raise UserError(
             f"train.warmup_epochs: {train.warmup_epochs:g} is not shorter than train.epochs {train.epochs}; "
             f"the nearest valid is {train.epochs - 1}"
         )
@@ -76,7 +76,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_p
         )
     except (TypeError, ValueError, AssertionError) as error:
         message = " ".join(str(error).split())
-        raise ConfigError(f"train.schedule_args: {train.schedule} refuses its arguments: {message}") from None
+        raise UserError(f"train.schedule_args: {train.schedule} refuses its arguments: {message}") from None
     return schedule
 
 

@@ -16,8 +16,8 @@ import yaml
 
 from engine.config import Config, to_dict
 from engine.distributed import World, host_name
-from engine.errors import ConfigError
 from engine.files import write_atomic
+from models.errors import UserError
 
 PATIENCE = 2.0  # seconds
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,19 +40,19 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            ConfigError: another process has it, or the folder cannot be made or written.
+            UserError: another process has it, or the folder cannot be made or written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = (folder / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"output: the run folder {folder} cannot be used: {error}") from None
+            raise UserError(f"output: the run folder {folder} cannot be used: {error}") from None
         os.register_at_fork(after_in_child=self._file.close)  # loader workers outlive a killed run for some seconds
         if not self._take():
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
-            raise ConfigError(f"output: {folder} is in use by {holder}; choose another output folder")
+            raise UserError(f"output: {folder} is in use by {holder}; choose another output folder")
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {host_name()}\n")
         self._file.flush()
@@ -78,7 +78,7 @@ def check_same_run(folder: Path, config: Config) -> None:
     """Refuse to go on with another config than the run began with.
 
     Raises:
-        ConfigError: names the first key that differs and both values.
+        UserError: names the first key that differs and both values.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -89,7 +89,7 @@ def check_same_run(folder: Path, config: Config) -> None:
         for key in sorted(before.get(section, {}).keys() | now[section].keys()):
             old, new = before.get(section, {}).get(key), now[section].get(key)
             if old != new and key not in FREE.get(section, ()):
-                raise ConfigError(
+                raise UserError(
                     f"output: {folder} holds a run with {section}.{key} = {old}, now it is {new}; go on with the old "
                     f"value or choose another output folder"
                 )

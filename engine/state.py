@@ -8,7 +8,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from engine.batchnorm import Statistics
+from engine.batchnorm import BatchNormStats
 
 
 @dataclass
@@ -41,7 +41,7 @@ class TrainState:
     schedule: Scheduler
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
-    statistics: Statistics
+    statistics: BatchNormStats
     progress: Progress
 
     def to_save(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
 from data import Batch
-from data.hashing import hash64
+from data.rng import hash64
 from engine.distributed import World
 from engine.optim import learning_rate
 from engine.schema import TrainConfig
@@ -45,7 +45,7 @@ def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Tra
     """
     number = state.progress.step
     state.schedule.step_update(number)
-    state.statistics.keep()
+    state.statistics.snapshot()
     state.optimizer.zero_grad(set_to_none=True)
     losses = []
     for part, batch in enumerate(batches):
@@ -71,7 +71,7 @@ def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Tra
         if state.ema is not None:
             state.ema.update(state.model, step=number + 1)
     else:
-        state.statistics.put_back()
+        state.statistics.restore()
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return StepResult(loss_sum / world.size, norm_value, lr, taken, bad)

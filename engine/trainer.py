@@ -1,16 +1,273 @@
-"""The life of a run: one at a time in its folder, from its config to its result."""
+"""The loop of a run: epochs of steps, checkpoints between them, evaluation after them."""
 
 import json
 import logging
 import os
+import time
+from collections.abc import Iterator
 from typing import Any
 
+from data import Batch, build_mixup
 from engine import runfolder, signals
-from engine.config import Config, check_batch
+from engine.batchnorm import batch_warning
+from engine.build import build_loaders, build_state, distribute, load_initial, plain_model, prepare_torch
+from engine.checkpoint import CheckpointFolder, CheckpointSaver
+from engine.config import Config, check_batch, to_dict
 from engine.distributed import World, join_world
-from engine.logs import check_wandb, set_up_text_log
-from engine.run import Run
-from engine.setup import prepare_torch
+from engine.errors import RankFailed, RunStopped, TrainingFailed
+from engine.evaluate import Accuracy, evaluate
+from engine.labels import build_metric
+from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_text_log
+from engine.meter import Meter, StepProfiler
+from engine.nonfinite import diagnose, write_dump
+from engine.outputs import OutputWriter
+from engine.signals import StopRequest
+from engine.step import StepResult, train_step
+from engine.watchdog import Watchdog
+
+LOG = logging.getLogger(__name__)
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")  # as gloo says it
+
+
+class Trainer:
+    """A run between its start and its end in this process."""
+
+    def __init__(self, config: Config, world: World, stop: StopRequest) -> None:
+        """Build everything, or take it from the newest intact checkpoint.
+
+        Raises:
+            UserError, TrainingFailed: as :func:`engine.trainer.train`.
+        """
+        self.config, self.world, self.stop = config, world, stop
+        self.watchdog = Watchdog(world, config.train.timeout)
+        self.loader, self.eval_loader = build_loaders(config, world)
+        self.metric = build_metric(config.eval.labels, self.eval_loader, config.model.num_classes, world.device)
+        self.steps_per_epoch = len(self.loader) // config.train.accumulation
+        checkpoints = CheckpointFolder(config.output / "checkpoints", config.train.keep)
+        model = plain_model(config)
+        saved = checkpoints.load()
+        notes = load_initial(model, config) if saved is None else []
+        self.state = build_state(model, config, world, self.steps_per_epoch)
+        steps = world.gather(None if saved is None else saved.step)
+        if len(set(steps)) > 1:
+            raise TrainingFailed(f"ranks see different checkpoints {steps}: all machines must share {config.output}")
+        if saved is not None:
+            self.state.restore(saved.state)
+        distribute(self.state, config, world)
+        self.mix = build_mixup(config.data, config.model.num_classes)
+        self.saver = CheckpointSaver(checkpoints if world.is_main else None, config.train.save_every)
+        self.meter = Meter(config.train.batch_size, world)
+        self._open_folder(checkpoints, notes)
+
+    def _open_folder(self, checkpoints: CheckpointFolder, notes: list[str]) -> None:
+        config, progress, folder = self.config, self.state.progress, self.config.output
+        self.results = OutputWriter(config, self.world, self.loader.dataset_name)
+        self.records: RecordLog | None = None
+        self.trackers: Trackers | None = None
+        if self.world.is_main:
+            checkpoints.set_damaged_aside()
+            runfolder.record_start(folder, config, self.world, progress.step)
+            self.records = RecordLog(folder / "log.jsonl")
+            self.records.cut_back(progress.step, progress.epoch)
+            about = to_dict(config)
+            self.trackers = Trackers(folder, config.train.tensorboard, config.train.wandb, about, progress.step)
+        for line in notes:
+            LOG.info(line)
+        warning = batch_warning(
+            self.state.model, check_batch(config, self.world.size), self.world, config.train.bn_batch
+        )
+        if warning:
+            LOG.warning("WARNING: %s", warning)
+        LOG.info(
+            "%s on %s: %d images, %d steps per epoch of %d images, %d ranks, from step %d; results in %s",
+            *(config.model.name, self.loader.dataset_name, self.loader.num_images, self.steps_per_epoch),
+            *(config.train.batch_size, self.world.size, progress.step, folder),
+        )
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end of the last epoch and return the result. Raises as :func:`engine.trainer.train`."""
+        self.profiler = StepProfiler(self.config.output, self.world, self.config.train.profile)
+        try:
+            while self.state.progress.epoch < self.config.train.epochs:
+                self._train_epoch()
+                self._evaluate_epoch()
+            self.watchdog.at("the end")
+            return self.results.finish(self.state, self.config.train.timeout)
+        except TrainingFailed:
+            raise
+        except RuntimeError as error:
+            raise self._in_words(error) or error from error
+        finally:
+            self.profiler.close()
+            if self.trackers is not None:
+                self.trackers.close()
+            self.loader.close()
+            self.eval_loader.close()
+            self.watchdog.close()
+            self.state.network = self.state.model  # the distributed wrapper goes before the process group does
+
+    def _in_words(self, error: RuntimeError) -> RankFailed | None:
+        """A loader worker's death, which interrupts whatever runs, or the loss of another rank, in one line."""
+        who, text = f"rank {self.world.rank}", " ".join(str(error).split())
+        if "DataLoader worker" in text:
+            return RankFailed(f"{who}: WorkerError: a loader worker died: {text[:200]}")
+        if self.world.size > 1 and any(sign in text for sign in LOST):
+            return RankFailed(f"{who} has lost another rank, whose own message says why: {text[:200]}")
+        return None
+
+    def _train_epoch(self) -> None:
+        """The steps that the present epoch still lacks; none when only its evaluation is missing."""
+        progress, parts = self.state.progress, self.config.train.accumulation
+        done = progress.step - progress.epoch * self.steps_per_epoch
+        if done == 0:
+            progress.loss_sum, progress.loss_steps = 0.0, 0
+        if done == self.steps_per_epoch:
+            return
+        self.state.model.train()
+        batches = self.loader.epoch(progress.epoch, start=done * parts)
+        bar = Bar(progress.epoch, self.config.train.epochs, self.steps_per_epoch, done, self.world.is_main)
+        try:
+            for _ in range(done, self.steps_per_epoch):
+                began = time.perf_counter()
+                self.watchdog.at(f"step {progress.step}, waiting for data")
+                part = self._fetch(batches)
+                waited = time.perf_counter() - began
+                self.watchdog.at(f"step {progress.step}")
+                result = train_step(self.state, part, self.mix, self.config.train, self.world)
+                seconds = time.perf_counter() - began
+                self.meter.add(result, seconds, waited)
+                progress.train_seconds += seconds
+                self._count(result, part)
+                self.profiler.step()
+                speed = self.config.train.batch_size / seconds
+                bar.step(loss=f"{result.loss:.3f}", lr=f"{result.lr:.2e}", images_s=f"{speed:.0f}")
+        finally:
+            bar.close()
+
+    def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of a step; before it, all ranks agree that none wants to stop and none lacks data."""
+        part: list[Batch] = []
+        fault = None
+        try:
+            part = [next(batches) for _ in range(self.config.train.accumulation)]
+        except Exception as error:  # whatever a loader raises, the other ranks must hear of it
+            fault = f"{type(error).__name__}: {error}"
+        self.watchdog.at(f"step {self.state.progress.step}, waiting for the other ranks")
+        stopped, failed = self.world.largest(int(bool(self.stop)), int(fault is not None))
+        if stopped:
+            self._stop()
+        if failed:
+            faults = [f"rank {rank}: {text}" for rank, text in enumerate(self.world.gather(fault)) if text]
+            raise TrainingFailed("training cannot read its images: " + "; ".join(faults))
+        return part
+
+    def _stop(self) -> None:
+        self.saver.save(self.state)
+        progress = self.state.progress
+        names = [name for name in self.world.gather(self.stop.received) if name]
+        raise RunStopped(f"stopped by {names[0]} after step {progress.step}; the same command goes on from there")
+
+    def _count(self, result: StepResult, batches: list[Batch]) -> None:
+        """Book a step: what it changed, whether to save, whether to log, whether to give up."""
+        progress, train = self.state.progress, self.config.train
+        if result.taken:
+            progress.loss_sum += result.loss
+            progress.loss_steps += 1
+        else:
+            progress.skipped += 1
+            LOG.warning("WARNING: step %d skipped: loss %g, gradient norm %g", progress.step, *_pair(result))
+        progress.bad_in_row = progress.bad_in_row + 1 if result.bad else 0
+        if progress.bad_in_row >= train.max_bad_steps:
+            self._give_up(batches)
+        progress.step += 1
+        if progress.step % train.log_every == 0:
+            self._log_step()
+        if self.saver.due(progress.step) or progress.step % self.steps_per_epoch == 0:
+            self.saver.save(self.state)
+
+    def _give_up(self, batches: list[Batch]) -> None:
+        """Find the module that is not finite and end the run."""
+        findings = self.world.gather(diagnose(self.state, batches, self.mix, self.config.train, self.world))
+        named = next((f["first_bad"] for f in findings if f["first_bad"]), "nothing when the step is run again")
+        where = ""
+        if self.world.is_main:
+            where = f"; see {write_dump(self.config.output, self.state.progress.step, findings)}"
+        raise TrainingFailed(
+            f"loss or gradient was not finite in {self.state.progress.bad_in_row} steps in a row, last in step "
+            f"{self.state.progress.step}; first bad: {named}{where}"
+        )
+
+    def _log_step(self) -> None:
+        progress = self.state.progress
+        left = self.config.train.epochs * self.steps_per_epoch - progress.step
+        values = self.meter.report(left)
+        self._record({"kind": "step", "step": progress.step, "epoch": progress.epoch + 1, **values})
+        loss = "none" if values["loss"] is None else f"{values['loss']:.4f}"
+        norm = "none" if values["grad_norm"] is None else f"{values['grad_norm']:.3f}"
+        LOG.info(
+            "epoch %d/%d step %d  loss %s  lr %.3e  grad norm %s  %.0f images/s  data %.3f s  step %.3f s  "
+            "memory %.2f GiB  left %s",
+            *(progress.epoch + 1, self.config.train.epochs, progress.step, loss, values["lr"], norm),
+            *(values["images_per_second"], values["data_seconds"], values["step_seconds"], values["memory_gib"]),
+            duration(values["eta_seconds"]),
+        )
+
+    def _evaluate_epoch(self) -> None:
+        """Measure accuracy if it is this epoch's turn, publish weights, and begin the next epoch."""
+        progress, config = self.state.progress, self.config
+        epoch = progress.epoch + 1
+        accuracy = None
+        if epoch % config.eval.every == 0 or epoch == config.train.epochs:
+            accuracy = self._evaluate()
+        record: dict[str, Any] = {"kind": "epoch", "epoch": epoch, "step": progress.step, "skipped": progress.skipped}
+        record["train_loss"] = progress.loss_sum / progress.loss_steps if progress.loss_steps else None
+        record["replaced_images"] = self._replaced()
+        if accuracy is not None:
+            progress.last = {"epoch": epoch, "top1": accuracy.top1, "top5": accuracy.top5, "images": accuracy.images}
+            record |= progress.last | {"eval_seconds": accuracy.seconds}
+            LOG.info(
+                "epoch %d/%d  top-1 %.3f  top-5 %.3f  of %d images in %.1f s",
+                *(epoch, config.train.epochs, accuracy.top1, accuracy.top5, accuracy.images, accuracy.seconds),
+            )
+        self._record(record)
+        progress.epoch = epoch
+        self.results.publish(self.state, accuracy)
+
+    def _evaluate(self) -> Accuracy:
+        model = self.state.best_weights(self.config.eval.ema)
+        try:
+            return evaluate(
+                model, self.eval_loader, self.metric, self.world, self.config.train, self.stop, self.watchdog.at
+            )
+        except RunStopped:
+            self._stop()
+            raise
+
+    def _replaced(self) -> int:
+        """Unreadable images so far, over all ranks; rank 0 keeps their list."""
+        found: dict[int, str] = {}
+        for part in self.world.gather({i: entry.reason for i, entry in self.loader.replaced.items()}):
+            found |= part
+        allowed = self.config.data.max_corrupt * self.loader.num_images
+        if len(found) > allowed:
+            raise TrainingFailed(
+                f"{len(found)} of {self.loader.num_images} training images cannot be read, above "
+                f"data.max_corrupt={self.config.data.max_corrupt:g}; see replaced.json"
+            )
+        if found and self.world.is_main:
+            path = self.config.output / "replaced.json"
+            path.write_text(json.dumps({self.loader.name(i): text for i, text in sorted(found.items())}, indent=1))
+        return len(found)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if self.records is not None and self.trackers is not None:
+            self.records.write(record)
+            self.trackers.write(record)
+
+
+def _pair(result: StepResult) -> tuple[float, float]:
+    return result.loss, result.grad_norm
+
 
 LOG = logging.getLogger(__name__)
 
@@ -22,7 +279,7 @@ def train(config: Config) -> dict[str, Any]:
         What ``result.json`` in the run folder holds.
 
     Raises:
-        ConfigError: what the user gave cannot be used.
+        UserError: what the user gave cannot be used.
         RunStopped: a signal came; the state is saved and the same call goes on.
         TrainingFailed: the run cannot go on.
     """
@@ -39,7 +296,7 @@ def train(config: Config) -> dict[str, Any]:
         world = join_world(config.train.device, config.train.timeout)
         stop.defer()
         try:
-            return _finished(config, world) or Run(config, world, stop).fit()
+            return _finished(config, world) or Trainer(config, world, stop).fit()
         finally:
             world.close()
     finally:

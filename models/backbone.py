@@ -14,6 +14,7 @@ from timm.layers import DropPath, Mlp, SqueezeExcite, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .errors import UserError
 from .layers import DepthwiseConv, GlobalAvgPool, apply_nchw, build_norm, normalize
 from .mixers import build_mixer, mixer_class
 from .mixers.base import BlockInfo
@@ -145,7 +146,7 @@ class LocalNet(TimmProtocol):
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
 
     Raises:
-        ValueError: an option of the wrong length or value, named.
+        UserError: an option of the wrong length or value, named.
     """
 
     output_fmt = "NHWC"
@@ -173,7 +174,7 @@ class LocalNet(TimmProtocol):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         if len(num_heads) != len(depths):
-            raise ValueError(f"num_heads: needs one number for each of the {len(depths)} stages, got {num_heads}")
+            raise UserError(f"num_heads: needs one number for each of the {len(depths)} stages, got {num_heads}")
         self.init_args = given
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)

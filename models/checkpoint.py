@@ -12,13 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .errors import UserError
 from .mixers.window_attention import relative_position_index
 
 State = dict[str, Tensor]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit; the message names the file or key."""
 
 
 def read_weights(path: str | Path) -> State:
@@ -29,12 +26,12 @@ def read_weights(path: str | Path) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
     for prefix in ("backbone.", "model."):
         if any(key.startswith(prefix) for key in state):
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -48,12 +45,12 @@ def _unpickle(path: Path) -> State:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         # torch's own message advises to open the file without the protection.
-        raise ValueError("it holds something else than tensors and plain values, which is never unpickled") from None
+        raise UserError("it holds something else than tensors and plain values, which is never unpickled") from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError("no dictionary of tensors at its top level, under 'model' or under 'state_dict'")
+        raise UserError("no dictionary of tensors at its top level, under 'model' or under 'state_dict'")
     return content
 
 
@@ -93,7 +90,7 @@ def convert_state(state: State) -> State:
     mask), checked and left out. A checkpoint with our own names is returned as it is.
 
     Raises:
-        CheckpointError: a key that no rule knows, or a position index of another order.
+        UserError: a key that no rule knows, or a position index of another order.
     """
     if any(key.startswith("stages.") for key in state):
         return dict(state)
@@ -107,7 +104,7 @@ def convert_state(state: State) -> State:
         if new is None:
             continue
         if new in converted:
-            raise CheckpointError(f"{key}: two keys of the checkpoint become {new}")
+            raise UserError(f"{key}: two keys of the checkpoint become {new}")
         is_kernel = new.endswith("mixer.op.weight") and value.ndim == 4
         converted[new] = value.squeeze(1) if is_kernel else value
     return converted
@@ -120,7 +117,7 @@ def _convert_key(key: str, value: Tensor, merges_first: bool) -> str | None:
     if key.endswith("relative_position_index"):
         expected = relative_position_index(round(value.shape[0] ** 0.5))
         if not value.is_meta and not torch.equal(value.cpu(), expected):
-            raise CheckpointError(f"{key}: the position index is not the one of Swin")
+            raise UserError(f"{key}: the position index is not the one of Swin")
         return None
     if match := _BLOCK.match(key):
         stage, block, rest = match.groups()
@@ -134,7 +131,7 @@ def _convert_key(key: str, value: Tensor, merges_first: bool) -> str | None:
         return key
     elif key in ("head.fc.weight", "head.fc.bias"):
         return key.replace("head.fc", "head")
-    raise CheckpointError(f"{key}: unknown key, neither the authors', Swin's nor this project's")
+    raise UserError(f"{key}: unknown key, neither the authors', Swin's nor this project's")
 
 
 @dataclass
@@ -159,7 +156,7 @@ def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     another width stays newly initialised and is reported.
 
     Raises:
-        CheckpointError: any other missing or unexpected key or shape; nothing is loaded then.
+        UserError: any other missing or unexpected key or shape; nothing is loaded then.
     """
     report = LoadReport()
     state = dict(state)
@@ -175,7 +172,7 @@ def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     if missing or unexpected:
         found = (("missing", missing), ("unexpected", unexpected))
         parts = [f"{len(keys)} {what}, first {keys[0]}" for what, keys in found if keys]
-        raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(parts)}")
+        raise UserError(f"the checkpoint does not fit the model: {'; '.join(parts)}")
     model.load_state_dict(state)
     return report
 
@@ -204,4 +201,4 @@ def _resize(model: nn.Module, key: str, value: Tensor, target: Tensor) -> Tensor
             resized = resize(".".join(path[cut:]), value)
             if resized is not None and resized.shape == target.shape:
                 return resized
-    raise CheckpointError(f"{key}: shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model")
+    raise UserError(f"{key}: shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model")

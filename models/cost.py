@@ -16,6 +16,7 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .errors import UserError
 from .layers import CenteringBatchNorm2d, DepthwiseConv, GlobalAvgPool
 from .mixers.conv_attention import ConvAttention, WindowWeights
 from .mixers.d_dw_conv import DynamicDepthwiseConv
@@ -206,7 +207,7 @@ def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, coun
     if counter == "paper":
         return Cost(params, paper_macs(model, image))
     if counter != "torch":
-        raise ValueError(f"counter: {counter!r} is not known (one of: torch, paper)")
+        raise UserError(f"counter: {counter!r} is not known (one of: torch, paper)")
     return Cost(params, *torch_macs(model, image))
 
 

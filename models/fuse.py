@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Block, ExtraDepthwise, LocalNet
+from .errors import UserError
 from .fused import (
     ChannelAffine,
     FusedDepthwise,
@@ -67,7 +68,7 @@ def _shortened(block: Any) -> nn.Module:
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """What a batch norm multiplies by and adds, in float64."""
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("fuse: a batch norm without running statistics depends on the batch and cannot be folded")
+        raise UserError("fuse: a batch norm without running statistics depends on the batch and cannot be folded")
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()

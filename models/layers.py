@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
 
+from .errors import UserError
 from .ops import local_aggregate
 
 
@@ -22,7 +23,7 @@ class DepthwiseConv(nn.Module):
         super().__init__()
         self.dim, self.kernel_size, self.groups = dim, kernel_size, groups or dim
         if dim % self.groups:
-            raise ValueError(f"groups: {self.groups} kernels cannot be shared evenly by {dim} channels")
+            raise UserError(f"groups: {self.groups} kernels cannot be shared evenly by {dim} channels")
         self.weight = nn.Parameter(torch.empty(self.groups, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
         self.reset_parameters()
@@ -72,7 +73,7 @@ NORMS: dict[str, type[nn.Module]] = {
 def build_norm(kind: str, dim: int) -> nn.Module:
     """Norm over ``dim`` channels; ``kind`` is a key of :data:`NORMS`. All have eps 1e-5, BN momentum 0.1."""
     if kind not in NORMS:
-        raise ValueError(f"norm: {kind!r} is not known (one of: {', '.join(NORMS)})")
+        raise UserError(f"norm: {kind!r} is not known (one of: {', '.join(NORMS)})")
     return NORMS[kind](dim)
 
 

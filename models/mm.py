@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import create_model
 from .backbone import LocalNet
-from .checkpoint import CheckpointError, LoadReport, State, convert_state, load_pretrained, read_weights
+from .checkpoint import LoadReport, State, convert_state, load_pretrained, read_weights
+from .errors import UserError
 from .layers import build_norm, normalize
 
 # The authors' dense backbones pad DW-Conv and D-DW-Conv to whole windows, I-Dynamic not; Swin pads by itself.
@@ -39,7 +40,7 @@ class ZooBackbone(BaseModule):
         overrides: arguments of :func:`models.create_model`, as ``drop_path_rate`` or ``window_size``.
 
     Raises:
-        ValueError: an unknown name, override or option, with the nearest valid one.
+        UserError: an unknown name, override or option, with the nearest valid one.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class ZooBackbone(BaseModule):
         super().__init__(init_cfg)
         net = build_zoo_model(name, window_pad, overrides)
         if not -1 <= frozen_stages <= len(net.stages):
-            raise ValueError(f"frozen_stages: {frozen_stages} is not between -1 and {len(net.stages)}")
+            raise UserError(f"frozen_stages: {frozen_stages} is not between -1 and {len(net.stages)}")
         if not set(out_indices) <= set(range(len(net.stages))):
-            raise ValueError(f"out_indices: {tuple(out_indices)} names a stage beyond 0..{len(net.stages) - 1}")
+            raise UserError(f"out_indices: {tuple(out_indices)} names a stage beyond 0..{len(net.stages) - 1}")
         net.set_grad_checkpointing(with_cp)
         self.patch_embed, self.stages = net.patch_embed, net.stages
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
@@ -106,7 +107,7 @@ class ZooBackbone(BaseModule):
         head and last norm are left out and whose output norms stay as initialised.
 
         Raises:
-            CheckpointError: any other missing or leftover key.
+            UserError: any other missing or leftover key.
         """
         if any(OUTPUT_NORM.match(key) for key in state):
             return load_pretrained(self, state)
@@ -122,7 +123,7 @@ def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any
     with torch.device("meta"):
         plan = create_model(name, num_classes=0, **overrides)
     if not isinstance(plan, LocalNet):
-        raise ValueError(f"backbone.name: {name!r} has no four stages of the zoo and cannot be a backbone")
+        raise UserError(f"backbone.name: {name!r} has no four stages of the zoo and cannot be a backbone")
     if window_pad is None:
         window_pad = plan.init_args["mixer"] in PADDED_MIXERS
     if window_pad:
@@ -132,4 +133,4 @@ def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any
     return net
 
 
-__all__ = ["CheckpointError", "ZooBackbone", "build_zoo_model"]
+__all__ = ["UserError", "ZooBackbone", "build_zoo_model"]

@@ -7,6 +7,8 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .errors import UserError
+
 
 class TimmProtocol(nn.Module):
     """The protocol of a timm model for a backbone made of patch_embed, stages, norm, global_pool and head."""
@@ -35,7 +37,7 @@ class TimmProtocol(nn.Module):
         ``norm`` applies the final norm to the last stage's map. ``indices`` as in timm: last n, a list, or all.
         """
         if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt: {output_fmt!r} is not known (one of: NCHW, NHWC)")
+            raise UserError(f"output_fmt: {output_fmt!r} is not known (one of: NCHW, NHWC)")
         take, last = feature_take_indices(len(self.stages), indices)
         maps: list[Tensor] = []
         x = self.patch_embed(x)
@@ -70,7 +72,7 @@ class TimmProtocol(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for ``num_classes``; 0 leaves pooled features. The only pooling is "avg"."""
         if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool: {global_pool!r} is not known (one of: avg)")
+            raise UserError(f"global_pool: {global_pool!r} is not known (one of: avg)")
         self.num_classes = self.init_args["num_classes"] = num_classes
         reference = self.patch_embed.norm.weight  # type: ignore[union-attr]
         head: nn.Module = nn.Identity()

@@ -10,6 +10,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from .backbone import LocalNet
+from .errors import UserError
 from .mixers import nearest
 
 # Section 3.1 and Table 7. Nano is the same pyramid for images of about 28 pixels, for the quickstart and tests.
@@ -55,7 +56,7 @@ def register(
 
     def build(pretrained: bool = False, **overrides: Any) -> nn.Module:
         if pretrained:
-            raise ValueError(f"{name}: no weights are hosted; train it or convert the authors' checkpoint")
+            raise UserError(f"{name}: no weights are hosted; train it or convert the authors' checkpoint")
         feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
         merged = {**arguments, **overrides}
         return build_model_with_cfg(cls, name, False, feature_cfg=feature_cfg, kwargs_filter=("global_pool",), **merged)
@@ -84,17 +85,17 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     NCHW maps at strides 4, 8, 16, 32.
 
     Raises:
-        ValueError: an unknown name or override, with the nearest valid one.
+        UserError: an unknown name or override, with the nearest valid one.
     """
     if name.startswith("timm:"):
         if not timm.is_model(name.removeprefix("timm:")):
-            raise ValueError(f"model.name: timm has no model {name.removeprefix('timm:')!r}")
+            raise UserError(f"model.name: timm has no model {name.removeprefix('timm:')!r}")
         try:
             return timm.create_model(name.removeprefix("timm:"), pretrained=False, **overrides)
         except TypeError as error:  # timm's way to refuse an argument
-            raise ValueError(f"model: {name}: {error}") from None
+            raise UserError(f"model: {name}: {error}") from None
     if name not in _CLASSES:
-        raise ValueError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
+        raise UserError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
     _check_overrides(name, overrides)
     return timm.create_model(name, pretrained=False, **overrides)
 
@@ -108,4 +109,4 @@ def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
     known = [*signature(_CLASSES[name]).parameters, "features_only", "out_indices"]
     for key in overrides:
         if key not in known:
-            raise ValueError(f"model.{key}: {name} has no such argument{nearest(key, known)}")
+            raise UserError(f"model.{key}: {name} has no such argument{nearest(key, known)}")

@@ -13,13 +13,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.yaml_values import parse_value
+from engine.config import parse_value
 from models.mixers import list_mixers
 from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
 from models.theory.measure import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
 from models.theory.translation import EXACT, translation_kind
-from tools.theory.curves import SHIFTS, SUBJECTS, WINDOW, measure_curves
+from tools.theory.figures import SHIFTS, SUBJECTS, WINDOW, measure_curves
 
 KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
 NEURONS = 2048  # the matrix has their square, its rank takes their cube

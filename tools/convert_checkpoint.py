@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import create_model, list_models
-from models.checkpoint import CheckpointError, State, convert_state, read_weights
+from models.checkpoint import State, convert_state, read_weights
+from models.errors import UserError
 
 # The parts of a checkpoint that a classifier of the zoo does not share with a dense backbone.
 _ENDS = ("head.", "norm.", "norm0.", "norm1.", "norm2.", "norm3.")
@@ -45,7 +46,7 @@ def main() -> int:
         state = convert_state(weights)
         names = matching_models(state)
         save_file({key: value.contiguous() for key, value in state.items()}, args.output, {"format": "pt"})
-    except (CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"convert_checkpoint: {error}", file=sys.stderr)
         return 2
     dropped = len(weights) - len(state)

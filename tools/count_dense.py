@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, ConfigError
+from engine.errors import EXIT_BAD_INPUT
 from engine.files import write_atomic
+from models.errors import UserError
 from tools.model_cost import measure_dense
 from tools.tables.costs import DENSE_COSTS
 from tools.tables.schema import ROOT, load_tables, shown
@@ -31,7 +32,7 @@ def main() -> int:
             cost = measure_dense(str(ROOT / config), "paper")
             costs[config] = {"params": cost.params, "macs": cost.macs}
             print(f"{config}: {cost.params:,} parameters, {cost.macs / 1e9:.3f} G", flush=True)
-    except (ConfigError, ValueError) as error:
+    except (UserError, ValueError) as error:
         print(f"count_dense: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     write_atomic(DENSE_COSTS, (json.dumps({"counter": "paper", "costs": costs}, indent=1) + "\n").encode())

@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.errors import DataError
 from data.readers.mnist import load_digits, mnist_file, split_rows
+from models.errors import UserError
 
 PHOTOGRAPHS = {
     "train": {
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         counts = make_scenes(args.root, args.train, args.val, args.seed)
         make_digits(args.root / "digits", seed=args.seed)
-    except (OSError, DataError) as error:
+    except (OSError, UserError) as error:
         print(f"make_scenes: {error}", file=sys.stderr)
         return 2
     for split, numbers in counts.items():

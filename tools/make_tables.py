@@ -13,20 +13,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError, hint
+from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE
+from models.errors import UserError, hint
 from tools.sweeps import report
-from tools.tables import pages, questions, zoo
-from tools.tables.entries import Entry, build_entries, load_entries
-from tools.tables.measured import load_records
+from tools.tables import questions, zoo
+from tools.tables import render as pages
+from tools.tables.entries import TableEntry, build_entries, load_entries
 from tools.tables.render import as_markdown, as_text
-from tools.tables.schema import ROOT, Table, load_proofs, load_tables, shown
+from tools.tables.results import load_records
+from tools.tables.schema import ROOT, Table, load_expected_costs, load_tables, shown
 
 
 def select(tables: list[Table], name: str | None) -> list[Table]:
     """The table of a name such as "5" or "figure3", or all.
 
     Raises:
-        ConfigError: there is no such table.
+        UserError: there is no such table.
     """
     if name is None:
         return tables
@@ -34,14 +36,14 @@ def select(tables: list[Table], name: str | None) -> list[Table]:
     wanted = name.lower().removeprefix("table").replace(" ", "").removeprefix("fig").removeprefix("ure")
     wanted = f"figure{wanted}" if name.lower().startswith("fig") else wanted
     if wanted not in known:
-        raise ConfigError(f"--table {name}: no such table; {hint(wanted, known)}")
+        raise UserError(f"--table {name}: no such table; {hint(wanted, known)}")
     return [table for table in tables if table.table == wanted]
 
 
 def generators() -> dict[str, pages.Generator]:
     """What fills the blocks of a page; each table is counted once."""
     tables = {table.table: table for table in load_tables()}
-    proofs, records = load_proofs(), load_records()
+    proofs, records = load_expected_costs(), load_records()
 
     @cache
     def table(name: str) -> str:
@@ -76,7 +78,7 @@ def show(tables: list[Table], as_json: bool) -> None:
     """Print the tables as text or JSON."""
     by_table = load_entries(tables)
     if as_json:
-        everything: list[Entry] = [entry for table in tables for entry in by_table[table.table]]
+        everything: list[TableEntry] = [entry for table in tables for entry in by_table[table.table]]
         print(json.dumps([entry.as_json() for entry in everything], indent=1))
     else:
         print("\n\n\n".join(as_text(table, by_table[table.table]) for table in tables))
@@ -99,7 +101,7 @@ def main() -> int:
                 print(f"wrote {shown(path)}")
             return 0
         show(tables, args.json)
-    except ConfigError as error:
+    except UserError as error:
         print(f"make_tables: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0

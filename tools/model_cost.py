@@ -16,9 +16,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.config import ConfigError, load_config
+from engine.config import load_config
 from models import build_model, create_model
 from models.cost import Cost, model_cost
+from models.errors import UserError
 
 
 def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]]:
@@ -52,11 +53,11 @@ def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
 def measure_dense(target: str, counter: str) -> Cost:
     """Cost of a detector or segmentor at the paper's image sizes; its libraries are imported only here."""
     try:
-        from engine.dense.arguments import load_config as load_dense_config
+        from engine.dense.arguments import load_mm_config
         from engine.dense.cost import dense_cost
     except ModuleNotFoundError as error:
         raise ValueError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
-    return dense_cost(load_dense_config(target, {}), counter=counter)
+    return dense_cost(load_mm_config(target, {}), counter=counter)
 
 
 def print_table(rows: list[dict[str, Any]], counter: str) -> None:
@@ -77,7 +78,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         rows = [measure(target, args.img_size, args.counter) for target in args.targets]
-    except (ConfigError, ValueError) as error:
+    except (UserError, ValueError) as error:
         print(f"model_cost: {error}", file=sys.stderr)
         return 2
     if args.json:

@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, ConfigError, hint
+from engine.errors import EXIT_BAD_INPUT
+from models.errors import UserError, hint
 
 DEFAULT_OUTPUT = Path("curves.png")
 
@@ -35,13 +36,13 @@ def read_curve(folder: Path, label: str | None = None) -> Curve:
     """Read the epochs of a run folder; a last line cut by a kill is left out.
 
     Raises:
-        ConfigError: there is no such run, a line is no record, or no epoch has ended yet.
+        UserError: there is no such run, a line is no record, or no epoch has ended yet.
     """
     path = folder / "log.jsonl"
     if not path.is_file():
         beside = sorted(str(log.parent) for log in folder.parent.glob("*/log.jsonl"))
         near = f"; {hint(str(folder), beside)}" if beside else ""
-        raise ConfigError(f"{folder}: no log.jsonl, so this is no run folder{near}")
+        raise UserError(f"{folder}: no log.jsonl, so this is no run folder{near}")
     lines = path.read_text(encoding="utf-8").splitlines()
     epochs = []
     for number, line in enumerate(lines, start=1):
@@ -50,11 +51,11 @@ def read_curve(folder: Path, label: str | None = None) -> Curve:
         except json.JSONDecodeError:
             if number == len(lines):
                 continue
-            raise ConfigError(f"{path}: line {number} is no JSON record") from None
+            raise UserError(f"{path}: line {number} is no JSON record") from None
         if record.get("kind") == "epoch":
             epochs.append(record)
     if not epochs:
-        raise ConfigError(f"{path}: no epoch has ended yet")
+        raise UserError(f"{path}: no epoch has ended yet")
     loss = [(record["epoch"], record["train_loss"]) for record in epochs if record.get("train_loss") is not None]
     top1 = [(record["epoch"], record["top1"]) for record in epochs if "top1" in record]
     return Curve(label or folder.name, loss, top1)
@@ -89,11 +90,11 @@ def main() -> int:
     labels = args.labels.split(",") if args.labels else [None] * len(args.runs)
     try:
         if len(labels) != len(args.runs):
-            raise ConfigError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
+            raise UserError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
         if args.output.suffix not in (".png", ".pdf", ".svg"):
-            raise ConfigError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
+            raise UserError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
         draw([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)
-    except ConfigError as error:
+    except UserError as error:
         print(f"plot_curves: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(f"wrote {args.output}")

@@ -1,7 +1,7 @@
 """Accuracy against cost: ``python tools/plot_tradeoff.py RESULTS.json [--speed REPORT.json] [--output FILE.png]``.
 
 RESULTS is what `tools/sweep.py --save` wrote: top-1 of each run over its parameters and multiply-adds. REPORT is what
-`tools/benchmark.py CONFIG ... --output` wrote about the same configs: a third panel over images per second.
+`benchmarks/speed.py CONFIG ... --output` wrote about the same configs: a third panel over images per second.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, ConfigError
+from engine.errors import EXIT_BAD_INPUT
+from models.errors import UserError
 from tools.sweeps import report
 
 Panel = tuple[str, dict[str, float]]
@@ -27,7 +28,7 @@ def read_speed(path: Path) -> Panel:
     """The axis label and images per second by config of a benchmark report.
 
     Raises:
-        ConfigError: the file is missing or no such report.
+        UserError: the file is missing or no such report.
     """
     try:
         (group,) = json.loads(path.read_text(encoding="utf-8"))["groups"]
@@ -35,16 +36,16 @@ def read_speed(path: Path) -> Panel:
         label = f"images/s ({work['mode']}, {work['dtype']}, batch {work['batch']}, {work['device']})"
         return label, {row["model"].split("+")[0]: row["images_per_second"] for row in group["rows"]}
     except OSError as error:
-        raise ConfigError(f"--speed {path}: {error.strerror}; tools/benchmark.py --output writes it") from None
+        raise UserError(f"--speed {path}: {error.strerror}; benchmarks/speed.py --output writes it") from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise ConfigError(f"--speed {path}: no report of one comparison by tools/benchmark.py") from None
+        raise UserError(f"--speed {path}: no report of one comparison by benchmarks/speed.py") from None
 
 
 def panels(rows: list[dict[str, Any]], speed: Panel | None) -> list[Panel]:
     """Axis label and value by run name, for each panel.
 
     Raises:
-        ConfigError: a run has no measured speed.
+        UserError: a run has no measured speed.
     """
     found: list[Panel] = [
         ("parameters (M)", {row["name"]: row["params"] / 1e6 for row in rows}),
@@ -54,7 +55,7 @@ def panels(rows: list[dict[str, Any]], speed: Panel | None) -> list[Panel]:
         label, by_config = speed
         missing = [row["config"] for row in rows if row["config"] not in by_config]
         if missing:
-            raise ConfigError(f"--speed: {missing[0]} was not timed; give it to tools/benchmark.py with the others")
+            raise UserError(f"--speed: {missing[0]} was not timed; give it to benchmarks/speed.py with the others")
         found.append((label, {row["name"]: by_config[row["config"]] for row in rows}))
     return found
 
@@ -63,7 +64,7 @@ def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
     """Draw one panel for each cost; bars are the standard deviation over seeds."""
     rows = [row for row in results["rows"] if row["mean"] is not None]
     if not rows:
-        raise ConfigError("no run of these results is finished")
+        raise UserError("no run of these results is finished")
     wanted = panels(rows, speed)
     figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 3.8), sharey=True, layout="constrained")
     colours = plt.get_cmap("tab10")
@@ -86,12 +87,12 @@ def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, metavar="RESULTS.json")
-    parser.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of tools/benchmark.py")
+    parser.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
     parser.add_argument("--output", type=Path, default=Path("tradeoff.png"), help="image (default: tradeoff.png)")
     args = parser.parse_args()
     try:
         draw(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
-    except ConfigError as error:
+    except UserError as error:
         print(f"plot_tradeoff: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(f"wrote {args.output}")

@@ -18,18 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image, UnidentifiedImageError
 
-from data.errors import DataError
-from engine.errors import ConfigError
-from models.checkpoint import CheckpointError
-from tools.pictures.draw import draw, enlarge, sheet
-from tools.pictures.predictions import Prediction
+from models.errors import UserError
+from tools.pictures.draw import Prediction, draw, enlarge, sheet
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 Model = Callable[[Image.Image], Prediction]
-
-
-class PredictError(ValueError):
-    """What the user gave cannot be used; one line."""
 
 
 def list_images(paths: list[Path]) -> list[Path]:
@@ -39,12 +32,12 @@ def list_images(paths: list[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not inside:
-                raise PredictError(f"{path}: holds no image")
+                raise UserError(f"{path}: holds no image")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise PredictError(f"{path}: no such image or folder")
+            raise UserError(f"{path}: no such image or folder")
     return files
 
 
@@ -53,22 +46,22 @@ def open_image(path: Path) -> Image.Image:
     try:
         return Image.open(path).convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise PredictError(f"{path}: not a readable image ({type(error).__name__})") from error
+        raise UserError(f"{path}: not a readable image ({type(error).__name__})") from error
 
 
 def load(config: str, checkpoint: str, threshold: float) -> Model:
     """The model of a pair of config and checkpoint, by the kind of config."""
     if config.endswith((".yaml", ".yml")):
-        from tools.pictures.classify import Classifier
+        from tools.pictures.predictors import Classifier
 
         return Classifier(config, checkpoint)
     if not config.endswith(".py"):
-        raise PredictError(f"--model {config}: neither a .yaml nor a .py config")
+        raise UserError(f"--model {config}: neither a .yaml nor a .py config")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        from tools.pictures.dense import load_dense
+        from tools.pictures.predictors import load_dense
     except ModuleNotFoundError as error:
-        raise PredictError(f"--model {config}: needs {error.name}, which `make setup-dense` installs") from error
+        raise UserError(f"--model {config}: needs {error.name}, which `make setup-dense` installs") from error
     return load_dense(config, checkpoint, threshold=threshold)
 
 
@@ -115,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         predict(args)
-    except (PredictError, ConfigError, CheckpointError, DataError, OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         print(f"predict: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

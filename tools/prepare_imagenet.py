@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import DataConfig, DataError
+from data import DataConfig
 from data.index import save_index
-from data.prepare.sources import Entry, Source, open_source
+from data.prepare.sources import Source, TableEntry, open_source
 from data.prepare.verify import Report, verify
 from data.prepare.writers import WRITERS, write_text
 from data.readers import Split, describe_source, index_path, scan
+from models.errors import UserError
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,9 +47,9 @@ def progress_bar(total: int, text: str) -> tqdm:
 
 def build(source: Source, split: Split, form: str, out: Path) -> None:
     """Write one split in one form."""
-    entries: list[Entry] = source.entries(split)
+    entries: list[TableEntry] = source.entries(split)
     if not entries:
-        raise DataError(f"the {split} split has no images")
+        raise UserError(f"the {split} split has no images")
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(entries), f"{split}: write {form}") as bar:
         WRITERS[form](source, split, entries, out, bar.update)
@@ -85,12 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
     reports = []
     try:
         if options.jobs < 1:
-            raise DataError(f"--jobs {options.jobs} must be 1 or more")
+            raise UserError(f"--jobs {options.jobs} must be 1 or more")
         for split in options.split or ["train", "val"]:
             if options.source.resolve() != options.out.resolve():
                 build(open_source(options.source), split, options.form, options.out)
             reports.append(finish(cfg, split, options.check, options.jobs))
-    except (DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"prepare_imagenet: {error}", file=sys.stderr)
         return 2
     if options.json:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.errors import DataError
+from models.errors import UserError
 from tools.make_scenes import make_digits, make_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         quickstart(args.task, (args.out or ROOT / "runs" / f"quickstart-{args.task}").resolve())
-    except (OSError, DataError) as error:
+    except (OSError, UserError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 2
     return 0

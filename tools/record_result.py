@@ -2,7 +2,7 @@
 
 RUN is the folder of a finished training whose config is that of a row; its weights must be the ones that its record
 names. With `--evaluation FILE --config CONFIG`, FILE holds the JSON line that `eval_cls.py` printed for weights from
-elsewhere, such as converted ones of the authors. Nothing else writes configs/tables/measured.yaml.
+elsewhere, such as converted ones of the authors. Nothing else writes configs/tables/results.yaml.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.config import to_dict
-from engine.errors import EXIT_BAD_INPUT, ConfigError, hint
+from engine.errors import EXIT_BAD_INPUT
 from engine.runfolder import FREE, git_commit
 from engine.weights import file_hash
+from models.errors import UserError, hint
 from tools.tables.costs import row_config
-from tools.tables.measured import Record, add_record
-from tools.tables.schema import MEASURED, TABLES, load_tables, shown
+from tools.tables.results import Record, add_record
+from tools.tables.schema import RESULTS, TABLES, load_tables, shown
 
 IMAGES = 50_000  # of ImageNet-1K's validation set; with ReaL labels, those that have one
 # Beside what may change within a run: where the images come from and how fast they are trained, not what is learned.
@@ -42,24 +43,24 @@ def read_json(path: Path) -> dict[str, Any]:
     """The last JSON line of a file, or the file as one JSON value.
 
     Raises:
-        ConfigError: the file is missing or holds no JSON mapping.
+        UserError: the file is missing or holds no JSON mapping.
     """
     try:
         text = path.read_text(encoding="utf-8").strip()
         value = json.loads(text if text.startswith("{\n") else text.splitlines()[-1])
     except (OSError, IndexError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {error}") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: no JSON: {error}") from None
+        raise UserError(f"{path}: no JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a JSON mapping is wanted")
+        raise UserError(f"{path}: a JSON mapping is wanted")
     return value
 
 
 def field(record: dict[str, Any], name: str, path: Path) -> Any:
-    """A field of a record. ConfigError names the file and the field where it is missing."""
+    """A field of a record. UserError names the file and the field where it is missing."""
     if name not in record:
-        raise ConfigError(f"{path}: {name}: missing")
+        raise UserError(f"{path}: {name}: missing")
     return record[name]
 
 
@@ -78,7 +79,7 @@ def config_of_run(run: dict[str, Any], path: Path) -> str:
     """The row's config that a run trained.
 
     Raises:
-        ConfigError: it trained none; names the key in which it departs from the nearest.
+        UserError: it trained none; names the key in which it departs from the nearest.
     """
     departures = {config: difference(run, config) for config in row_configs()}
     for config, departure in departures.items():
@@ -86,24 +87,24 @@ def config_of_run(run: dict[str, Any], path: Path) -> str:
             return config
     texts = [text for text in departures.values() if text is not None]
     nearest = next((text for text in texts if not text.startswith("model.")), texts[0])
-    raise ConfigError(f"{path}: no row has this config: {nearest}")
+    raise UserError(f"{path}: no row has this config: {nearest}")
 
 
 def of_run(folder: Path) -> Record:
     """The record of a finished training.
 
     Raises:
-        ConfigError: it is not finished, trained no row's config, or its weights are not those of its record.
+        UserError: it is not finished, trained no row's config, or its weights are not those of its record.
     """
     path = folder / "result.json"
     result = read_json(path)
     config_path = folder / "config.yaml"
     if not config_path.is_file():
-        raise ConfigError(f"{config_path}: no such file, so {folder} is no run folder")
+        raise UserError(f"{config_path}: no such file, so {folder} is no run folder")
     config = config_of_run(yaml.safe_load(config_path.read_text(encoding="utf-8")), config_path)
     weights = folder / "last.safetensors"
     if not weights.is_file() or file_hash(weights) != field(result, "checkpoint_sha256", path):
-        raise ConfigError(f"{weights}: not the weights whose hash {path} names")
+        raise UserError(f"{weights}: not the weights whose hash {path} names")
     return Record(
         config=config,
         task="classification",
@@ -122,14 +123,14 @@ def of_evaluation(path: Path, config: str) -> Record:
     """The record of an evaluation of weights from elsewhere.
 
     Raises:
-        ConfigError: no row has the config, or the evaluation is of another model.
+        UserError: no row has the config, or the evaluation is of another model.
     """
     if config not in row_configs():
-        raise ConfigError(f"--config {config}: no row has it; {hint(config, row_configs())}")
+        raise UserError(f"--config {config}: no row has it; {hint(config, row_configs())}")
     result = read_json(path)
     model = row_config(config).model.name
     if field(result, "model", path) != model:
-        raise ConfigError(f"{path}: model: {result['model']!r}, but {config} is {model!r}")
+        raise UserError(f"{path}: model: {result['model']!r}, but {config} is {model!r}")
     return Record(
         config=config,
         task="classification",
@@ -150,9 +151,9 @@ def metrics_of(result: dict[str, Any], labels: str) -> dict[str, float]:
 
 
 def check_data(record: Record) -> None:
-    """Raises ConfigError for a record that is not of ImageNet's whole validation set."""
+    """Raises UserError for a record that is not of ImageNet's whole validation set."""
     if record.images > IMAGES or ("top1" in record.metrics and record.images != IMAGES):
-        raise ConfigError(
+        raise UserError(
             f"{record.dataset}: {record.images} images were evaluated; the paper's rows are on all {IMAGES} of "
             f"ImageNet-1K's validation set"
         )
@@ -170,10 +171,10 @@ def main() -> int:
         record = of_run(args.run) if args.run else of_evaluation(args.evaluation, args.config)
         check_data(record)
         added = add_record(record)
-    except ConfigError as error:
+    except UserError as error:
         print(f"record_result: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(f"{'recorded' if added else 'known already'}: {record.config} {record.metrics} in {shown(TABLES / MEASURED)}")
+    print(f"{'recorded' if added else 'known already'}: {record.config} {record.metrics} in {shown(TABLES / RESULTS)}")
     return 0
 
 

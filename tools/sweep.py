@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, ConfigError
+from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED
+from models.errors import UserError
 from tools.sweeps import figure, report
 from tools.sweeps.grid import Grid, load_grid
 from tools.sweeps.jobs import Job, jobs
@@ -70,7 +71,7 @@ def sweep(args: argparse.Namespace) -> int:
 def main() -> int:
     try:
         return sweep(parse())
-    except ConfigError as error:
+    except UserError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
 

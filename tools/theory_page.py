@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.errors import DataError
-from engine.errors import ConfigError, RunStopped, TrainingFailed
-from models.checkpoint import CheckpointError
+from engine.errors import RunStopped, TrainingFailed
+from models.errors import UserError
+from tools.theory.learned import default_folders, load_trained, two_images
 from tools.theory.sections import Files, introduction, learned, matrices, properties, relation, translation
-from tools.theory.trained import default_folders, load_trained, two_images
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -29,7 +28,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2, help="for what has to be trained first (default 2)")
     args = parser.parse_args(argv)
     if args.epochs < 1:
-        raise ConfigError(f"--epochs: must be at least 1, not {args.epochs}")
+        raise UserError(f"--epochs: must be at least 1, not {args.epochs}")
     return args
 
 
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
         write_page(arguments(argv))
-    except (ConfigError, CheckpointError, DataError) as error:
+    except UserError as error:
         print(f"theory_page: {error}", file=sys.stderr)
         return 2
     except TrainingFailed as error:

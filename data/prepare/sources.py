@@ -10,12 +10,11 @@ from typing import Protocol
 
 from scipy.io import loadmat
 
-from data.errors import DataError
+from data.image_list import check_name
 from data.readers import Split
-from data.readers.files import Files
+from data.readers.archives import MAX_FILE_BYTES, Files
 from data.readers.folder import is_image_name, scan_folder
-from data.readers.zipped import MAX_FILE_BYTES
-from data.records import check_name
+from models.errors import UserError
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 _SYNSET = re.compile(r"n\d{8}")
@@ -39,19 +38,19 @@ class Source(Protocol):
     """What the writers need: a sorted list of images, and the bytes of each."""
 
     def entries(self, split: Split) -> list[Entry]:
-        """Return all images of a split, sorted by name. Raises DataError."""
+        """Return all images of a split, sorted by name. Raises UserError."""
 
     def read(self, split: Split, entry: Entry) -> bytes:
         """Return the content of one file."""
 
 
 def open_source(path: Path) -> Source:
-    """Open a folder that holds the archives, or `train/` and `val/`. Raises DataError for anything else."""
+    """Open a folder that holds the archives, or `train/` and `val/`. Raises UserError for anything else."""
     if (path / TRAIN).is_file() or (path / VAL).is_file():
         return ArchiveSource(path)
     if (path / "train").is_dir() or (path / "val").is_dir():
         return FolderSource(path)
-    raise DataError(f"{path} holds neither {TRAIN} and {VAL} nor the folders train and val")
+    raise UserError(f"{path} holds neither {TRAIN} and {VAL} nor the folders train and val")
 
 
 class FolderSource:
@@ -81,17 +80,17 @@ class ArchiveSource:
         """See `Source`. Validation images get their class from the devkit's ground truth."""
         path = self.root / (TRAIN if split == "train" else VAL)
         if not path.is_file():
-            raise DataError(f"there is no archive {path}")
+            raise UserError(f"there is no archive {path}")
         try:
             return sorted(self._train(path) if split == "train" else self._val(path), key=_by_name)
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path} is not a readable tar file ({error})") from error
+            raise UserError(f"{path} is not a readable tar file ({error})") from error
 
     def read(self, split: Split, entry: Entry) -> bytes:
         """See `Source`."""
         data = self._files[split].read(0, entry.offset, entry.size)
         if len(data) != entry.size:
-            raise DataError(f"{self._files[split].paths[0]} is cut off at {entry.name}")
+            raise UserError(f"{self._files[split].paths[0]} is cut off at {entry.name}")
         return data
 
     def _train(self, path: Path) -> Iterator[Entry]:
@@ -99,7 +98,7 @@ class ArchiveSource:
             for inner in outer:
                 synset = PurePosixPath(inner.name).stem
                 if not inner.isreg() or not _SYNSET.fullmatch(synset):
-                    raise DataError(f"{path}: {inner.name!r} is not the archive of a class (n........tar)")
+                    raise UserError(f"{path}: {inner.name!r} is not the archive of a class (n........tar)")
                 file.seek(inner.offset_data)
                 with tarfile.open(fileobj=file, mode="r:") as images:
                     for image in images:
@@ -111,23 +110,23 @@ class ArchiveSource:
             for image in images:
                 number = re.search(r"ILSVRC2012_val_(\d{8})\.JPEG$", image.name)
                 if not number or not 1 <= int(number[1]) <= len(synsets):
-                    raise DataError(f"{path}: {image.name!r} has no line in the devkit's ground truth")
+                    raise UserError(f"{path}: {image.name!r} has no line in the devkit's ground truth")
                 yield _entry(path, synsets[int(number[1]) - 1], image)
 
 
 def _entry(path: Path, synset: str, member: tarfile.TarInfo) -> Entry:
     check_name(member.name, path)
     if not member.isreg() or not is_image_name(member.name):
-        raise DataError(f"{path}: {member.name!r} is not an image file")
+        raise UserError(f"{path}: {member.name!r} is not an image file")
     if member.size > MAX_FILE_BYTES:
-        raise DataError(f"{path}: {member.name} claims {member.size} bytes, refused as a decompression bomb")
+        raise UserError(f"{path}: {member.name} claims {member.size} bytes, refused as a decompression bomb")
     return Entry(f"{synset}/{PurePosixPath(member.name).name}", member.offset_data, member.size)
 
 
 def ground_truth(devkit: Path) -> list[str]:
-    """Return the synset of each validation image from the devkit. Raises DataError where it is incomplete."""
+    """Return the synset of each validation image from the devkit. Raises UserError where it is incomplete."""
     if not devkit.is_file():
-        raise DataError(f"there is no devkit {devkit}; the classes of validation images come from it")
+        raise UserError(f"there is no devkit {devkit}; the classes of validation images come from it")
     truth = _member(devkit, "ILSVRC2012_validation_ground_truth.txt").decode()
     table = loadmat(io.BytesIO(_member(devkit, "meta.mat")), squeeze_me=True)["synsets"]
     synsets = {
@@ -138,7 +137,7 @@ def ground_truth(devkit: Path) -> list[str]:
     try:
         return [synsets[int(line)] for line in truth.split()]
     except (KeyError, ValueError) as error:
-        raise DataError(f"{devkit}: the ground truth names class {error}, which meta.mat does not have") from error
+        raise UserError(f"{devkit}: the ground truth names class {error}, which meta.mat does not have") from error
 
 
 def _member(devkit: Path, name: str) -> bytes:
@@ -151,8 +150,8 @@ def _member(devkit: Path, name: str) -> bytes:
                     if file is not None:
                         return file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{devkit} is not a readable tar.gz file ({error})") from error
-    raise DataError(f"{devkit} has no {name}")
+        raise UserError(f"{devkit} is not a readable tar.gz file ({error})") from error
+    raise UserError(f"{devkit} has no {name}")
 
 
 def _by_name(entry: Entry) -> str:

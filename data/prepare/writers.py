@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.prepare.sources import Entry, Source
 from data.readers import Split
-from data.readers.zipped import map_file
+from data.readers.archives import map_file
 
 Progress = Callable[[int], object]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same input gives the same archive

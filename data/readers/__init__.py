@@ -6,14 +6,13 @@ from typing import Literal, Protocol
 from data.classes import load_classes, relabel
 from data.config import DataConfig
 from data.decode import Encoded
-from data.errors import DataError
+from data.image_list import ImageList, balanced_part
 from data.index import describe_files, describe_names, describe_text, load_index
+from data.readers.archives import TarReader, ZipReader, list_shards, map_file, scan_tar, scan_zip
+from data.readers.csv_list import scan_csv
 from data.readers.folder import FolderReader, list_classes, scan_folder
 from data.readers.mnist import MnistReader
-from data.readers.table import scan_csv
-from data.readers.tar import TarReader, list_shards, scan_tar
-from data.readers.zipped import ZipReader, map_file, scan_zip
-from data.records import ImageList, balanced_part
+from models.errors import UserError
 
 Split = Literal["train", "val"]
 _DEFAULTS = {"folder": "{}", "zip": "{}.zip", "tar": "{}-*.tar", "csv": "{}.csv"}
@@ -29,11 +28,11 @@ class Reader(Protocol):
 
 
 def split_path(cfg: DataConfig, split: Split) -> Path:
-    """Return where a split lies (for tar: the pattern of its shards). Raises DataError for a wrong root."""
+    """Return where a split lies (for tar: the pattern of its shards). Raises UserError for a wrong root."""
     if cfg.root is None:
-        raise DataError(f"data.root is missing: data.format={cfg.format} reads from a folder")
+        raise UserError(f"data.root is missing: data.format={cfg.format} reads from a folder")
     if not cfg.root.is_dir():
-        raise DataError(f"data.root: there is no folder {cfg.root}")
+        raise UserError(f"data.root: there is no folder {cfg.root}")
     given = cfg.train if split == "train" else cfg.val
     return cfg.root / (given or _DEFAULTS[cfg.format].format(split))
 
@@ -56,7 +55,7 @@ def describe_source(cfg: DataConfig, split: Split) -> str:
 
 
 def scan(cfg: DataConfig, split: Split) -> ImageList:
-    """List the images of a split by reading the folder, archive or table. Raises DataError."""
+    """List the images of a split by reading the folder, archive or table. Raises UserError."""
     path = split_path(cfg, split)
     if cfg.format == "tar":
         return scan_tar(list_shards(path))
@@ -64,13 +63,13 @@ def scan(cfg: DataConfig, split: Split) -> ImageList:
 
 
 def list_images(cfg: DataConfig, split: Split) -> ImageList:
-    """Return the images of a split from its index file, or by scanning where there is none. Raises DataError."""
+    """Return the images of a split from its index file, or by scanning where there is none. Raises UserError."""
     path = index_path(cfg, split)
     if not path.is_file():
         return scan(cfg, split)
     records, source = load_index(path)
     if source != describe_source(cfg, split):
-        raise DataError(f"{path} belongs to other data than {split_path(cfg, split)}: delete it or build it again")
+        raise UserError(f"{path} belongs to other data than {split_path(cfg, split)}: delete it or build it again")
     return records
 
 
@@ -85,7 +84,7 @@ def quick_classes(cfg: DataConfig, split: Split) -> list[str] | None:
 
 
 def open_reader(cfg: DataConfig, split: Split) -> Reader:
-    """Open the reader that the config names. Raises DataError with one clear line."""
+    """Open the reader that the config names. Raises UserError with one clear line."""
     if cfg.format == "mnist5k":
         return MnistReader(split)
     path = split_path(cfg, split)

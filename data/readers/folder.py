@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data.decode import Encoded, describe, open_image
-from data.errors import CorruptImageError, DataError
-from data.records import ImageList, pack
+from data.errors import CorruptImageError
+from data.image_list import ImageList, pack
+from models.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -17,23 +18,23 @@ def is_image_name(name: str) -> bool:
 
 
 def list_classes(root: Path) -> list[str]:
-    """Return the names of the class folders, sorted. Raises DataError where there are none."""
+    """Return the names of the class folders, sorted. Raises UserError where there are none."""
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: an image folder needs {root}/<class>/<image>")
+        raise UserError(f"there is no folder {root}: an image folder needs {root}/<class>/<image>")
     with os.scandir(root) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise DataError(f"{root} has no class folders: an image folder needs {root}/<class>/<image>")
+        raise UserError(f"{root} has no class folders: an image folder needs {root}/<class>/<image>")
     return classes
 
 
 def scan_folder(root: Path) -> ImageList:
-    """List all images below the class folders, sorted. Raises DataError where there are none."""
+    """List all images below the class folders, sorted. Raises UserError where there are none."""
     classes = list_classes(root)
     with ThreadPoolExecutor(16) as pool:  # reading directories waits for the disk, not for the CPU
         per_class = list(pool.map(lambda name: _images_below(root / name, name), classes))
     if not any(per_class):
-        raise DataError(f"{root} has no images ({', '.join(EXTENSIONS)}) below its {len(classes)} class folders")
+        raise UserError(f"{root} has no images ({', '.join(EXTENSIONS)}) below its {len(classes)} class folders")
     names = [name for files in per_class for name in files]
     labels = [label for label, files in enumerate(per_class) for _ in files]
     return pack(names, labels, classes)

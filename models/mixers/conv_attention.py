@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from ..errors import UserError, nearest
 from ..layers import DepthwiseConv, apply_nchw, normalize
 from ..ops import local_aggregate, window_products
 from ..ops.reference import same_padding
-from . import nearest, register_mixer
+from . import register_mixer
 from .base import BlockInfo, Mixer, Properties, channel_sharing
 
 
@@ -174,9 +175,9 @@ class ConvAttention(Mixer):
     ) -> None:
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f"mixer_args.form: {form!r} is not known{nearest(form, FORMS)}")
+            raise UserError(f"mixer_args.form: {form!r} is not known{nearest(form, FORMS)}")
         if info.dim % info.num_heads:
-            raise ValueError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
         self.weights = WindowWeights(info.dim, info.num_heads, window_size, form=form, softmax=softmax)
         self.value = nn.Linear(info.dim, info.dim)
         self.proj = nn.Linear(info.dim, info.dim)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import UserError
 from ..layers import GlobalAvgPool, PointwiseConv, resize_kernel
 from ..ops import local_aggregate
 from . import register_mixer
@@ -53,7 +54,7 @@ class DynamicDepthwiseConv(nn.Module):
     def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
         super().__init__()
         if dim % groups:
-            raise ValueError(f"num_heads: {dim} channels cannot be split evenly into {groups} groups")
+            raise UserError(f"num_heads: {dim} channels cannot be split evenly into {groups} groups")
         self.generator = ImageKernels(dim, kernel_size, groups)
         self.bias = nn.Parameter(torch.zeros(dim))
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import PointwiseConv, normalize
 from ..ops import generate_and_aggregate
 from . import register_mixer
@@ -39,7 +40,7 @@ class InhomogeneousConv(nn.Module):
     def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
         super().__init__()
         if dim % groups:
-            raise ValueError(f"mixer_args.groups: {dim} channels cannot be split evenly into {groups} groups")
+            raise UserError(f"mixer_args.groups: {dim} channels cannot be split evenly into {groups} groups")
         self.generator = PositionKernels(dim, kernel_size, groups)
 
     def forward(self, x: Tensor) -> Tensor:

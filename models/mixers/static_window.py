@@ -6,6 +6,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import resize_window_weights
 from . import register_mixer
 from ._windows import from_windows, to_windows, window_shift
@@ -31,7 +32,7 @@ class StaticWindow(Mixer):
     def __init__(self, info: BlockInfo, *, window_size: int = 7, share_windows: bool = False) -> None:
         super().__init__()
         if info.dim % info.num_heads:
-            raise ValueError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
         self.num_heads, self.resolution = info.num_heads, tuple(info.resolution)
         self.window_size = min(window_size, *info.resolution)
         self.shift = self.window_size // 2 if info.index % 2 else 0
@@ -48,7 +49,7 @@ class StaticWindow(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         if size != self.resolution:
-            raise ValueError(
+            raise UserError(
                 f"static_window: the map is {size[0]}x{size[1]} but its weights belong to "
                 f"{self.resolution[0]}x{self.resolution[1]}; build the model with the img_size of its input"
             )

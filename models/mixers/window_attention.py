@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import resize_position_table
 from . import register_mixer
 from ._windows import from_windows, shift_mask, to_windows, window_shift
@@ -41,7 +42,7 @@ class WindowAttention(Mixer):
     def __init__(self, info: BlockInfo, *, window_size: int = 7, relative_position: bool = True) -> None:
         super().__init__()
         if info.dim % info.num_heads:
-            raise ValueError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
         self.num_heads = info.num_heads
         self.window_size = min(window_size, *info.resolution)
         self.shift = self.window_size // 2 if info.index % 2 else 0

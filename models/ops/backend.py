@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+
 BACKENDS = ("auto", "reference", "cpu", "triton")
 
 
 def _checked(name: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(f"LOCAL_OPS: {name!r} is not a backend (one of: {', '.join(BACKENDS)})")
+        raise UserError(f"LOCAL_OPS: {name!r} is not a backend (one of: {', '.join(BACKENDS)})")
     return name
 
 
@@ -41,7 +43,7 @@ def use_backend(name: str) -> Iterator[None]:
             the GPU kernels (on a CPU only in Triton's interpreter, `TRITON_INTERPRET=1`).
 
     Raises:
-        ValueError: no such backend.
+        UserError: no such backend.
     """
     global _chosen
     before, _chosen = _chosen, _checked(name)

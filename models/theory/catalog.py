@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import UserError
 from ..mixers import BlockInfo, build_mixer, list_mixers, mixer_options, nearest
 from ..mixers.conv_attention import FORMS
 from .layers import (
@@ -104,18 +105,18 @@ def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
     """A layer of the catalogue, or any mixer of the zoo with ``options``.
 
     Raises:
-        ValueError: no such layer or option, with the nearest.
+        UserError: no such layer or option, with the nearest.
     """
     if name in list_mixers() and (options or name not in LAYERS):
         for key in options:
             if key not in mixer_options(name):
-                raise ValueError(f"{key}: mixer {name!r} has no such option{nearest(key, mixer_options(name))}")
+                raise UserError(f"{key}: mixer {name!r} has no such option{nearest(key, mixer_options(name))}")
             default = mixer_options(name)[key].default
             if isinstance(default, bool | str) and type(options[key]) is not type(default):
-                raise ValueError(f"{key}: {options[key]!r} is not of the type of its default, {default!r}")
+                raise UserError(f"{key}: {options[key]!r} is not of the type of its default, {default!r}")
         return _mixer(name, name, **options)
     if name not in LAYERS:
-        raise ValueError(f"{name!r} is not a layer{nearest(name, [*LAYERS, *list_mixers()])}")
+        raise UserError(f"{name!r} is not a layer{nearest(name, [*LAYERS, *list_mixers()])}")
     if options:
-        raise ValueError(f"{name!r} takes no options; mixers of the zoo do: {', '.join(list_mixers())}")
+        raise UserError(f"{name!r} takes no options; mixers of the zoo do: {', '.join(list_mixers())}")
     return LAYERS[name]

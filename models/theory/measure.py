@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..mixers.base import Positions, Properties, SharedChannels, SharedPositions
 from ..mixers.conv_attention import ConvAttention
 from ..mixers.dw_conv import DepthwiseMixer
@@ -92,7 +93,7 @@ class ValueMap:
     The layer is run in evaluation mode. Its bias, if it has one, stays in the map, which is then affine.
 
     Raises:
-        ValueError: the map is not affine, so something that makes the weights is not held.
+        UserError: the map is not affine, so something that makes the weights is not held.
     """
 
     def __init__(self, layer: nn.Module, x: Tensor) -> None:
@@ -136,7 +137,7 @@ class ValueMap:
         error = (both + origin - one - two).abs().max()
         if error > 1e-4 * (one.abs().max() + two.abs().max()):
             kind = type(self.layer).__name__
-            raise ValueError(f"{kind}: its map on the values is not linear; what makes its weights is not held")
+            raise UserError(f"{kind}: its map on the values is not linear; what makes its weights is not held")
 
 
 def _parts(layer: nn.Module) -> dict[str, tuple[nn.Module, Replacement]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import Batch, CorruptImageError, DataConfig, DataError, WorkerError, build_eval_loader, build_train_loader
+from data import Batch, CorruptImageError, DataConfig, WorkerError, build_eval_loader, build_train_loader
 from data.readers.folder import FolderReader
+from models.errors import UserError
 
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],
@@ -71,14 +72,14 @@ def test_the_replacement_does_not_depend_on_workers(copied: Path):
 
 def test_too_many_corrupt_images_end_the_run(copied: Path):
     damage(copied, "cut")
-    with pytest.raises(DataError, match=r"1 of 42 training images cannot be read, above data.max_corrupt=0.001.*3.jpg"):
+    with pytest.raises(UserError, match=r"1 of 42 training images cannot be read, above data.max_corrupt=0.001.*3.jpg"):
         run_epoch(config(copied, max_corrupt=0.001))
 
 
 def test_all_corrupt_ends_instead_of_drawing_forever(copied: Path):
     for path in (copied / "train").rglob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="drawn in its place cannot be read either"):
+    with pytest.raises(UserError, match="drawn in its place cannot be read either"):
         run_epoch(config(copied, max_corrupt=1.0))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import Batch, DataConfig, DataError, build_eval_loader, build_train_loader
+from data import Batch, DataConfig, build_eval_loader, build_train_loader
+from models.errors import UserError
 
 
 def config(root: Path, **changes) -> DataConfig:
@@ -88,12 +89,12 @@ def test_evaluation_sees_each_image_once(image_folder: Path, world_size: int):
 
 
 def test_too_few_images_for_a_batch(image_folder: Path):
-    with pytest.raises(DataError, match="42 training images do not fill one batch of 22 on each of 2 ranks"):
+    with pytest.raises(UserError, match="42 training images do not fill one batch of 22 on each of 2 ranks"):
         build_train_loader(config(image_folder), img_size=48, batch_size=22, world_size=2)
 
 
 def test_odd_batch_with_mixup(image_folder: Path):
-    with pytest.raises(DataError, match="even"):
+    with pytest.raises(UserError, match="even"):
         build_train_loader(config(image_folder), img_size=48, batch_size=3)
 
 

@@ -5,9 +5,10 @@ import pytest
 import timm.data
 import torch
 
-from data import DataConfig, DataError, build_mixup
-from data.hashing import hash64
+from data import DataConfig, build_mixup
 from data.mixup import _MIXUP
+from data.rng import hash64
+from models.errors import UserError
 
 
 def images_and_targets(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,5 +58,5 @@ def test_without_mixing_the_labels_are_smoothed():
 
 def test_a_label_outside_the_classes_is_named():
     images, _ = images_and_targets(2)
-    with pytest.raises(DataError, match=r"label 9 is outside model.num_classes=7"):
+    with pytest.raises(UserError, match=r"label 9 is outside model.num_classes=7"):
         build_mixup(DataConfig(), 7)(images, torch.tensor([1, 9]), (0, 0, 0))

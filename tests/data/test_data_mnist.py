@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import DataConfig, DataError, build_eval_loader, build_train_loader
+from data import DataConfig, build_eval_loader, build_train_loader
 from data.readers.mnist import load_digits, mnist_file, split_rows
+from models.errors import UserError
 
 
 def test_split_is_stratified_disjoint_and_complete():
@@ -27,7 +28,7 @@ def test_split_is_fixed():
 def test_other_content_is_refused(tmp_path: Path):
     other = tmp_path / "mnist_5k.csv.gz"
     other.write_bytes(mnist_file().read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"sha256.*846f6cad"):
+    with pytest.raises(UserError, match=r"sha256.*846f6cad"):
         load_digits(other)
 
 

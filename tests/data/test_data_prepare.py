@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data import DataConfig, DataError, build_eval_loader, build_train_loader
+from data import DataConfig, build_eval_loader, build_train_loader
 from data.prepare.sources import DEVKIT, TRAIN, VAL, ArchiveSource, Entry, ground_truth, open_source
 from data.prepare.writers import WRITERS
 from data.readers import index_path
+from models.errors import UserError
 from tools.prepare_imagenet import main
 
 SYNSETS = ["n01443537", "n01440764", "n01484850"]  # as the devkit may list them: not sorted
@@ -174,7 +175,7 @@ def test_bad_sources_are_named(archives: Path, tmp_path: Path, capsys: pytest.Ca
     assert run(tmp_path, tmp_path / "out", "--split", "val") == 2
     assert "not a readable tar file" in capsys.readouterr().err
     write_devkit(tmp_path / DEVKIT, [9])
-    with pytest.raises(DataError, match="names class 9"):
+    with pytest.raises(UserError, match="names class 9"):
         ground_truth(tmp_path / DEVKIT)
 
 
@@ -185,11 +186,11 @@ def test_members_that_lead_outside_are_refused(archives: Path, tmp_path: Path, n
         add(images, name, jpeg(1))
     with tarfile.open(tmp_path / TRAIN, "w") as outer:
         add(outer, "n01440764.tar", inner.getvalue())
-    with pytest.raises(DataError, match="leads outside"):
+    with pytest.raises(UserError, match="leads outside"):
         open_source(tmp_path).entries("train")
     with tarfile.open(tmp_path / TRAIN, "w") as outer:
         add(outer, "../../etc.tar", b"")
-    with pytest.raises(DataError, match="is not the archive of a class"):
+    with pytest.raises(UserError, match="is not the archive of a class"):
         open_source(tmp_path).entries("train")
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DataConfig, DataError, build_eval_loader, build_train_loader
+from data import DataConfig, build_eval_loader, build_train_loader
 from data.index import save_index
 from data.readers import describe_source, index_path, list_images, open_reader, scan
-from data.readers.zipped import ZipReader
+from data.readers.archives import ZipReader
+from models.errors import UserError
 
 FORMATS = ["folder", "zip", "tar", "csv"]
 
@@ -86,7 +87,7 @@ def test_readers_survive_pickling_and_workers(all_forms: Path, tmp_path: Path, f
 def test_an_index_of_other_data_is_refused(all_forms: Path, tmp_path: Path):
     cfg = config(all_forms, "zip", index=tmp_path)
     save_index(scan(cfg, "train"), index_path(cfg, "train"), describe_source(cfg, "val"))
-    with pytest.raises(DataError, match="belongs to other data"):
+    with pytest.raises(UserError, match="belongs to other data"):
         list_images(cfg, "train")
 
 
@@ -97,7 +98,7 @@ def test_a_damaged_index_is_refused(all_forms: Path, tmp_path: Path, damage: str
     save_index(scan(cfg, "train"), path, describe_source(cfg, "train"))
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-9], "garbage": b"\x80\x04pickle" * 99, "empty": b""}[damage])
-    with pytest.raises(DataError, match="not an index file"):
+    with pytest.raises(UserError, match="not an index file"):
         list_images(cfg, "train")
 
 
@@ -119,7 +120,7 @@ def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str):
         archive.addfile(member, io.BytesIO(jpeg()))
     (tmp_path / "train.csv").write_text(f"{name},0\n")
     for form in ("zip", "tar", "csv"):
-        with pytest.raises(DataError, match="leads outside"):
+        with pytest.raises(UserError, match="leads outside"):
             open_reader(config(tmp_path, form), "train")
 
 
@@ -129,7 +130,7 @@ def test_links_and_devices_in_tar_are_refused(tmp_path: Path, kind: bytes):
         member = tarfile.TarInfo("a/x.jpg")
         member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(DataError, match="link or a device"):
+    with pytest.raises(UserError, match="link or a device"):
         open_reader(config(tmp_path, "tar"), "train")
 
 
@@ -138,15 +139,15 @@ def test_symbolic_links_in_zip_are_refused(tmp_path: Path):
         info = zipfile.ZipInfo("a/x.jpg")
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match="symbolic link"):
+    with pytest.raises(UserError, match="symbolic link"):
         open_reader(config(tmp_path, "zip"), "train")
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data.readers.zipped.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("data.readers.archives.MAX_FILE_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/x.jpg", bytes(2 << 20))
-    with pytest.raises(DataError, match="decompression bomb"):
+    with pytest.raises(UserError, match="decompression bomb"):
         open_reader(config(tmp_path, "zip"), "train")
 
 
@@ -155,7 +156,7 @@ def test_a_zip_member_that_is_larger_than_it_claims_is_not_unpacked(tmp_path: Pa
         archive.writestr("a/x.jpg", bytes(5 << 20))
     records = scan(config(tmp_path, "zip"), "train")
     records.extra["size"][0] = 100
-    with pytest.raises(DataError, match="does not fit its checksum"):
+    with pytest.raises(UserError, match="does not fit its checksum"):
         ZipReader(tmp_path / "train.zip", 10**6, records).open(0)
 
 
@@ -163,10 +164,10 @@ def test_an_image_bomb_is_refused(tmp_path: Path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     Image.new("1", (18_000, 20_000)).save(tmp_path / "train" / "a" / "bomb.png")
     assert (tmp_path / "train" / "a" / "bomb.png").stat().st_size < 200_000
-    with pytest.raises(DataError, match=r"bomb.png.*data.max_pixels|bomb.png.*decompression"):
+    with pytest.raises(UserError, match=r"bomb.png.*data.max_pixels|bomb.png.*decompression"):
         open_reader(config(tmp_path, "folder"), "train").open(0)
     (tmp_path / "train" / "a" / "bomb.png").write_bytes(jpeg((40, 30)))
-    with pytest.raises(DataError, match=r"40 x 30 pixels are above data.max_pixels 1000"):
+    with pytest.raises(UserError, match=r"40 x 30 pixels are above data.max_pixels 1000"):
         open_reader(config(tmp_path, "folder", max_pixels=1000), "train").open(0)
 
 
@@ -174,10 +175,10 @@ def test_class_names_of_train_and_val_must_agree(image_folder: Path, tmp_path: P
     (tmp_path / "train").symlink_to(image_folder / "train")
     (tmp_path / "val" / "class_0").mkdir(parents=True)
     (tmp_path / "val" / "class_0" / "x.jpg").write_bytes(jpeg())
-    with pytest.raises(DataError, match="train has 3 classes and val 1: 'class_1' is only in train"):
+    with pytest.raises(UserError, match="train has 3 classes and val 1: 'class_1' is only in train"):
         build_eval_loader(config(tmp_path, "folder"), img_size=40, batch_size=2)
     (tmp_path / "val" / "klass_1").mkdir()
-    with pytest.raises(DataError, match="'klass_1' is only in val"):
+    with pytest.raises(UserError, match="'klass_1' is only in val"):
         build_eval_loader(config(tmp_path, "folder"), img_size=40, batch_size=2)
 
 
@@ -193,9 +194,9 @@ def test_imagenet_a_and_v2_classes(tmp_path: Path):
     loader = build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_v2"), img_size=8, batch_size=3)
     assert next(iter(loader)).targets.tolist() == [0, 10, 9]
     assert loader.class_outputs is None and loader.num_classes == 1000
-    with pytest.raises(DataError, match=r"class '0' of the data is not in data.classes"):
+    with pytest.raises(UserError, match=r"class '0' of the data is not in data.classes"):
         build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_r"), img_size=8, batch_size=3)
-    with pytest.raises(DataError, match="neither imagenet, imagenet_a"):
+    with pytest.raises(UserError, match="neither imagenet, imagenet_a"):
         build_eval_loader(config(tmp_path, "folder", val="v2", classes="imagenet_x"), img_size=8, batch_size=3)
 
 
@@ -222,7 +223,7 @@ def test_webdataset_shards(tmp_path: Path):
     ],
 )
 def test_wrong_paths_are_named(image_folder: Path, changes: dict, message: str):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         build_train_loader(DataConfig(**{"root": image_folder, **changes}), img_size=40, batch_size=2)
 
 
@@ -236,13 +237,13 @@ def test_wrong_paths_are_named(image_folder: Path, changes: dict, message: str):
 )
 def test_bad_tables_are_named(tmp_path: Path, text: str, message: str):
     (tmp_path / "train.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         scan(config(tmp_path, "csv"), "train")
 
 
 def test_a_folder_without_images(tmp_path: Path):
     (tmp_path / "train" / "a").mkdir(parents=True)
-    with pytest.raises(DataError, match="has no images"):
+    with pytest.raises(UserError, match="has no images"):
         open_reader(config(tmp_path, "folder"), "train")
 
 
@@ -264,7 +265,7 @@ def test_a_part_of_the_training_images_is_fixed_and_takes_each_class_alike(all_f
 
 
 def test_a_part_larger_than_a_class_is_refused(all_forms: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.train_images=900: takes \d+ images of 'class_0', which has \d+"):
+    with pytest.raises(UserError, match=r"data\.train_images=900: takes \d+ images of 'class_0', which has \d+"):
         build_train_loader(config(all_forms, "folder", train_images=900), img_size=32, batch_size=2)
     with pytest.raises(ValueError, match="mnist5k is always used whole"):
         DataConfig(format="mnist5k", train_images=100)

@@ -18,8 +18,8 @@ from data.batch import Normalizer, RawBatch
 from data.crop import _to_tensor, dct_scale, exact_crop, fast_crop
 from data.decode import Encoded, first_rows, jpeg_frame, open_image
 from data.errors import CorruptImageError
+from data.randaugment import _FAST
 from data.sampler import BatchKey
-from data.shift import _FAST
 from data.transforms import EvalTransform, TrainTransform
 
 EXACT = DataConfig(fast_decode=False)

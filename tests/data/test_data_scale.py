@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.hashing import hash64, permutation
+from data.image_list import ImageList
 from data.index import load_index, save_index
-from data.records import ImageList
+from data.rng import hash64, permutation
 from data.sampler import epoch_order
 
 COUNT = 1_281_167

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.dense.arguments import load_config
+from engine.dense.arguments import load_mm_config
 from engine.dense.launch import test as run_test
 from engine.dense.launch import train
-from engine.errors import ConfigError
+from models.errors import UserError
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def copy(scenes: Path, tmp_path: Path) -> Path:
 
 
 def refused(task: str, *arguments: str) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         train(task, list(arguments))
     return str(caught.value)
 
@@ -48,7 +48,7 @@ def change(path: Path, edit) -> None:
 def test_wrong_paths(scenes: Path, tmp_path: Path) -> None:
     assert "mask-rcnn_dw-conv-nano_fpn_scenes.py" in refused("detection", DETECTION.replace("nano", "nan"))
     assert "/nowhere" in refused("detection", DETECTION, "--data-root", "/nowhere")
-    with pytest.raises(ConfigError, match=r"best\.pth"):
+    with pytest.raises(UserError, match=r"best\.pth"):
         run_test("detection", [DETECTION, str(tmp_path / "best.pth"), "--data-root", str(scenes)])
 
 
@@ -62,7 +62,7 @@ def test_unknown_option_names_the_nearest(scenes: Path) -> None:
 
 
 def test_a_plus_adds_a_key() -> None:
-    assert load_config(DETECTION, {"+find_unused_parameters": True}).find_unused_parameters is True
+    assert load_mm_config(DETECTION, {"+find_unused_parameters": True}).find_unused_parameters is True
 
 
 def test_wrong_value_for_the_backbone(scenes: Path, tmp_path: Path) -> None:

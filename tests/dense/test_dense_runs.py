@@ -20,9 +20,9 @@ from mmseg.structures import SegDataSample
 
 from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
-from engine.dense.weights import CheckpointError, load_model, read_checkpoint, read_model
-from engine.errors import ConfigError
+from engine.dense.weights import load_model, read_checkpoint, read_model
 from engine.weights import file_hash
+from models.errors import UserError
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,10 +141,10 @@ def test_a_checkpoint_must_fit_without_rest(tmp_path: Path) -> None:
         broken = dict(state)
         change(broken)
         torch.save({"state_dict": broken}, file)
-        with pytest.raises(CheckpointError, match=f"model.pth does not fit.*{word}"):
+        with pytest.raises(UserError, match=f"model.pth does not fit.*{word}"):
             load_model(model, file)
     torch.save({"state_dict": {"head.weight": torch.ones(1)}}, file)
-    with pytest.raises(CheckpointError, match="no detector or segmentor"):
+    with pytest.raises(UserError, match="no detector or segmentor"):
         load_model(model, file)
 
 
@@ -163,9 +163,9 @@ def test_a_pickle_runs_nothing(scenes: Path, tmp_path: Path) -> None:
     target, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({"state_dict": Payload(target)}, file)
     work = options("segmentation", scenes, tmp_path, 2)
-    with pytest.raises(ConfigError, match=r"evil\.pth: cannot be read"):
+    with pytest.raises(UserError, match=r"evil\.pth: cannot be read"):
         train("segmentation", [CONFIGS["segmentation"], "--resume", str(file), *work])
-    with pytest.raises(ConfigError, match=r"evil\.pth: cannot be read"):
+    with pytest.raises(UserError, match=r"evil\.pth: cannot be read"):
         run_test("segmentation", [CONFIGS["segmentation"], str(file), *work[:4]])
     assert not target.exists()
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_the_librarys_own_tools_is_read(tmp_path: Path) -> None:
     buffer._statistics_methods["evil"] = HistoryBuffer.register_statistics
     torch.save(content, file)
     del buffer._statistics_methods["evil"]
-    with pytest.raises(CheckpointError, match="register_statistics"):
+    with pytest.raises(UserError, match="register_statistics"):
         read_checkpoint(file)
 
 

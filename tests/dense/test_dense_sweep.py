@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.errors import ConfigError
 from models import build_model
+from models.errors import UserError
 from models.mm import ZooBackbone
 from tools.make_scenes import make_digits
 from tools.sweeps.grid import load_grid
@@ -64,7 +64,7 @@ def test_segmentors_start_from_classifiers_of_the_sweep(scenes: Path, tmp_path: 
     assert (tmp_path / "kept.png").stat().st_size > 1000
     assert all(job.is_finished() for job in jobs(load_grid(grid), tmp_path / "runs", ROOT))
     other = grid_file(tmp_path, scenes, config=f"{SEGMENTOR} {SHORT} optim_wrapper.optimizer.lr=0.5")
-    with pytest.raises(ConfigError, match="holds a run with another 'optim_wrapper' in its config"):
+    with pytest.raises(UserError, match="holds a run with another 'optim_wrapper' in its config"):
         jobs(load_grid(other), tmp_path / "runs", ROOT)[1].is_finished()
 
 
@@ -78,7 +78,7 @@ def test_a_wrong_dense_config_is_refused_before_anything_starts(scenes: Path, tm
         ("segmentation/configs/upernet_nothing.py", "no such file"),
     ):
         grid = load_grid(grid_file(tmp_path, scenes, config=config))
-        with pytest.raises(ConfigError, match=f"runs: random: .*{message}"):
+        with pytest.raises(UserError, match=f"runs: random: .*{message}"):
             check_configs(jobs(grid, tmp_path / "runs", ROOT))
 
 

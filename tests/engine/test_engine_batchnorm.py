@@ -7,7 +7,7 @@ from engine_ranks import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.batchnorm import CpuSyncBatchNorm, Statistics, batch_warning, synchronise
+from engine.batchnorm import BatchNormStats, CpuSyncBatchNorm, batch_warning, synchronise
 from engine.distributed import World
 from models import create_model
 
@@ -55,7 +55,7 @@ def averaged(world):
     torch.manual_seed(world.rank)
     model.train()(torch.randn(4, 3, 32, 32))
     own = copy.deepcopy(model.state_dict())
-    Statistics(model).average(world)
+    BatchNormStats(model).average(world)
     return own, dict(model.state_dict())
 
 

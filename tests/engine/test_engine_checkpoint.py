@@ -12,7 +12,7 @@ import torch
 from engine.checkpoint import CheckpointFolder
 from engine.errors import TrainingFailed
 from engine.files import write_atomic
-from engine.pack import pack, unpack
+from engine.serialize import pack, unpack
 from engine.weights import file_hash, read_about, save_weights
 
 

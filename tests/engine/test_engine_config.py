@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import ConfigError, check_batch, load_config
+from engine.config import check_batch, load_config
+from models.errors import UserError
 
 BASE = """
 model: {name: dw_conv_nano, num_classes: 10}
@@ -42,7 +43,7 @@ def test_base_is_changed_by_the_file_and_both_by_the_command_line(path, tmp_path
 def test_only_one_level_of_base(path, tmp_path):
     (tmp_path / "b.yaml").write_text("base: run.yaml\n")
     (tmp_path / "c.yaml").write_text("base: b.yaml\n")
-    with pytest.raises(ConfigError, match=r"c\.yaml: base: .*b\.yaml has a base of its own"):
+    with pytest.raises(UserError, match=r"c\.yaml: base: .*b\.yaml has a base of its own"):
         load_config(tmp_path / "c.yaml")
 
 
@@ -68,7 +69,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("override", "message"), FAULTS)
 def test_each_fault_is_one_line_that_names_the_key(path, override, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_config(path, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -78,7 +79,7 @@ def test_fault_in_a_file_names_the_file_it_stands_in(path, tmp_path):
     path.write_text(BASE.replace("epochs", "epoch"))
     child = tmp_path / "child.yaml"
     child.write_text("base: run.yaml\n")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_config(child)
     assert str(caught.value).startswith(f"{path}: train.epoch: unknown key")
 
@@ -97,18 +98,18 @@ def test_fault_in_a_file_names_the_file_it_stands_in(path, tmp_path):
 )
 def test_a_broken_file_is_refused(path, text, message):
     path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_config(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_names_the_nearest(path):
-    with pytest.raises(ConfigError, match=r"no such config file; the nearest is .*run\.yaml"):
+    with pytest.raises(UserError, match=r"no such config file; the nearest is .*run\.yaml"):
         load_config(path.with_name("rum.yaml"))
 
 
 def test_batch_must_divide_by_ranks_and_accumulation(path):
-    with pytest.raises(ConfigError, match=r"train.batch_size: 1024 .*3 ranks x 2 .*nearest valid is 1020 or 1026"):
+    with pytest.raises(UserError, match=r"train.batch_size: 1024 .*3 ranks x 2 .*nearest valid is 1020 or 1026"):
         load_config(path, ["train.accumulation=2"], world_size=3)
     assert check_batch(load_config(path, ["train.accumulation=2"]), 4) == 128

@@ -15,10 +15,10 @@ from torch import nn
 from data import Batch
 from data.sampler import EvalSampler
 from engine.distributed import World
-from engine.errors import ConfigError
-from engine.evaluate import EvaluationFailed, EvaluationStopped, evaluate
-from engine.labels import OriginalLabels, RealLabels, build_judge
+from engine.evaluate import RunStopped, TrainingFailed, evaluate
+from engine.labels import RealAccuracy, TopKAccuracy, build_metric
 from engine.schema import TrainConfig
+from models.errors import UserError
 
 ALONE = World(0, 1, torch.device("cpu"))
 CLASSES = 10
@@ -56,7 +56,7 @@ class Numbers:
 
 def counted(count, world=ALONE, **options):
     loader = Numbers(count, world.rank, world.size)
-    found = evaluate(Lookup(), loader, OriginalLabels(), world, TrainConfig(), **options)
+    found = evaluate(Lookup(), loader, TopKAccuracy(), world, TrainConfig(), **options)
     return found.images, found.correct1, found.correct5
 
 
@@ -89,13 +89,13 @@ def test_ranks_under_torchrun_count_the_same(ranks, repo, tmp_path):
 
 def test_mode_of_the_model_is_given_back():
     model = Lookup().train()
-    evaluate(model, Numbers(5), OriginalLabels(), ALONE, TrainConfig())
+    evaluate(model, Numbers(5), TopKAccuracy(), ALONE, TrainConfig())
     assert model.training
 
 
 def test_fewer_than_five_classes():
     loader = Numbers(7, classes=3)
-    found = evaluate(Lookup(3), loader, OriginalLabels(), ALONE, TrainConfig())
+    found = evaluate(Lookup(3), loader, TopKAccuracy(), ALONE, TrainConfig())
     assert found.correct5 == 7 == found.images
 
 
@@ -105,7 +105,7 @@ def test_real_labels_are_timms():
     names = [f"val/n/ILSVRC2012_val_{i + 1:08d}.JPEG" for i in torch.randperm(count).tolist()]
     loader = SimpleNamespace(num_images=count, name=names.__getitem__, num_classes=1000, dataset_name="x")
     theirs, ours = RealLabelsImagenet(names), torch.zeros(3, dtype=torch.int64)
-    judge = RealLabels(loader, torch.device("cpu"))
+    metric = RealAccuracy(loader, torch.device("cpu"))
     for first in range(0, count, 10_000):
         logits = torch.randn(10_000, 1000)
         for row in range(0, 10_000, 2):  # half of the images get a right answer, if they have one
@@ -113,7 +113,7 @@ def test_real_labels_are_timms():
             if labels:
                 logits[row, labels[-1]] = 10
         theirs.add_result(logits)
-        ours += judge(logits, torch.zeros(10_000, dtype=torch.int64), torch.arange(first, first + 10_000))
+        ours += metric(logits, torch.zeros(10_000, dtype=torch.int64), torch.arange(first, first + 10_000))
     images, correct1, correct5 = ours.tolist()
     assert images == 46_837  # the images that the reassessment gives a label
     assert 100 * correct1 / images == pytest.approx(theirs.get_accuracy(1), abs=1e-9)
@@ -122,8 +122,8 @@ def test_real_labels_are_timms():
 
 def real_counts(world):
     loader = Numbers(61, world.rank, world.size, classes=1000)
-    judge = build_judge("real", loader, 1000, world.device)
-    found = evaluate(Lookup(1000), loader, judge, world, TrainConfig())
+    metric = build_metric("real", loader, 1000, world.device)
+    found = evaluate(Lookup(1000), loader, metric, world, TrainConfig())
     return found.images, found.correct1, found.correct5
 
 
@@ -134,8 +134,8 @@ def test_real_labels_on_three_ranks():
 def test_outputs_of_a_subset():
     """ImageNet-A and -R: only the listed outputs can be guessed."""
     logits = torch.tensor([[9.0, 1.0, 2.0, 0.0], [9.0, 0.0, 1.0, 5.0]])
-    judge = OriginalLabels(torch.tensor([1, 2]))
-    assert judge(logits, torch.tensor([1, 0]), torch.arange(2)).tolist() == [2, 1, 2]
+    metric = TopKAccuracy(torch.tensor([1, 2]))
+    assert metric(logits, torch.tensor([1, 0]), torch.arange(2)).tolist() == [2, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ def test_outputs_of_a_subset():
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, classes, message):
-    with pytest.raises(ConfigError, match=message):
-        build_judge(labels, Numbers(3), classes, ALONE.device)
+    with pytest.raises(UserError, match=message):
+        build_metric(labels, Numbers(3), classes, ALONE.device)
 
 
 def test_real_needs_the_names_of_imagenet():
     loader = SimpleNamespace(num_images=1, name=lambda i: "cat.jpg", num_classes=1000, dataset_name="x")
-    with pytest.raises(ConfigError, match=r"not cat\.jpg"):
-        build_judge("real", loader, 1000, ALONE.device)
+    with pytest.raises(UserError, match=r"not cat\.jpg"):
+        build_metric("real", loader, 1000, ALONE.device)
 
 
 class Failing(Numbers):
@@ -170,8 +170,8 @@ def stops_and_faults(world):
     found = []
     for loader, stop in ((Numbers, last), (Failing if last else Numbers, False)):
         try:
-            evaluate(Lookup(), loader(40, world.rank, world.size), OriginalLabels(), world, TrainConfig(), stop)
-        except (EvaluationStopped, EvaluationFailed) as error:
+            evaluate(Lookup(), loader(40, world.rank, world.size), TopKAccuracy(), world, TrainConfig(), stop)
+        except (RunStopped, TrainingFailed) as error:
             found.append(f"{type(error).__name__} {error}")
     return found
 
@@ -179,5 +179,5 @@ def stops_and_faults(world):
 def test_all_ranks_stop_and_fail_together():
     found = on_ranks(2, stops_and_faults)
     assert found[0] == found[1]
-    assert found[0][0].startswith("EvaluationStopped")
+    assert found[0][0].startswith("RunStopped")
     assert "rank 1: OSError: no such disk" in found[0][1]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from engine.errors import ConfigError
 from engine.optim import build_optimizer, build_schedule
 from engine.schema import TrainConfig
 from models import create_model
+from models.errors import UserError
 
 STEPS = 1251  # of an ImageNet epoch at batch 1024: 1,281,167 images, the last incomplete batch dropped
 # PAPER: parameters that decay, of the networks whose batch norms make the rule visible.
@@ -122,5 +122,5 @@ def test_timms_others_are_options(small, optimizer, schedule):
 )
 def test_bad_choices_are_refused(small, change, message):
     train = TrainConfig(**change)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         build_schedule(build_optimizer(small, train), train, 10)

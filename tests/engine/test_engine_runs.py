@@ -10,30 +10,32 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tools.fault_suite import checkpoints, machines, numbers, resume, safety, stops  # noqa: F401
-from tools.fault_suite.outcome import SUITE, try_fault
-from tools.fault_suite.workshop import Workshop
+from tests.faults import (
+    stops,  # noqa: F401
+)
+from tests.faults.small_run import SmallRuns
+from tests.faults.trials import SUITE, try_fault
 
 SHORT = [item for item in SUITE if item.short]
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory):
-    return Workshop(tmp_path_factory.mktemp("workshop"))
+def small_runs(tmp_path_factory):
+    return SmallRuns(tmp_path_factory.mktemp("small_runs"))
 
 
 @pytest.fixture(scope="module")
-def finished(workshop):
+def finished(small_runs):
     """A run that ended well, with TensorBoard."""
-    output = workshop.folder()
-    workshop.finish(output, ["train.tensorboard=true"])
+    output = small_runs.folder()
+    small_runs.finish(output, ["train.tensorboard=true"])
     return output
 
 
 @pytest.mark.parametrize("item", SHORT, ids=[item.name for item in SHORT])
-def test_fault(workshop, item):
+def test_fault(small_runs, item):
     """A few trials of each fault; `make faults` does them all."""
-    outcome = try_fault(item, workshop, min(item.short, 2), seed=random.randrange(10**6))
+    outcome = try_fault(item, small_runs, min(item.short, 2), seed=random.randrange(10**6))
     assert outcome.passed == outcome.total > 0, outcome.failures
 
 
@@ -56,28 +58,28 @@ def test_a_run_leaves_what_it_did(finished):
     assert len(list((finished / "checkpoints").glob("*.safetensors"))) == 2
 
 
-def test_the_same_command_again_says_that_it_is_finished(workshop, finished):
+def test_the_same_command_again_says_that_it_is_finished(small_runs, finished):
     before = (finished / "last.safetensors").stat().st_mtime_ns
-    (ended,) = workshop.start(finished, ["train.tensorboard=true"]).wait()
+    (ended,) = small_runs.start(finished, ["train.tensorboard=true"]).wait()
     assert ended.status == 0 and "is finished" in ended.last_line
     assert (finished / "last.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_config_in_the_same_folder_is_refused(workshop, finished):
-    (ended,) = workshop.start(finished, ["train.lr=0.5"]).wait()
+def test_another_config_in_the_same_folder_is_refused(small_runs, finished):
+    (ended,) = small_runs.start(finished, ["train.lr=0.5"]).wait()
     assert ended.status == 2
     assert "holds a run with train.lr = 0.001, now it is 0.5" in ended.last_line
 
 
-def test_the_log_of_a_resumed_run_has_each_step_once(workshop):
+def test_the_log_of_a_resumed_run_has_each_step_once(small_runs):
     import signal
 
-    output = workshop.folder()
-    run = workshop.start(output)
+    output = small_runs.folder()
+    run = small_runs.start(output)
     run.wait_for("step 6 ")
     run.signal(signal.SIGKILL)
     run.wait()
-    workshop.finish(output)
+    small_runs.finish(output)
     records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["kind"] == "step"] == list(range(1, 10))
     assert [r["epoch"] for r in records if r["kind"] == "epoch"] == [1, 2, 3]
@@ -97,20 +99,20 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[r[0][0] for r in REFUSED])
-def test_bad_input_is_one_line_and_status_2(workshop, overrides, message):
+def test_bad_input_is_one_line_and_status_2(small_runs, overrides, message):
     if "cuda" in message and torch.cuda.is_available():
         pytest.skip("this machine has a GPU, so cuda is a good choice")
-    (ended,) = workshop.start(workshop.folder(), overrides).wait()
+    (ended,) = small_runs.start(small_runs.folder(), overrides).wait()
     assert ended.status == 2, ended.text
     assert len(ended.text.strip().splitlines()) == 1 and message in ended.text
 
 
-def test_fine_tuning_starts_from_weights_of_another_size(workshop, finished):
+def test_fine_tuning_starts_from_weights_of_another_size(small_runs, finished):
     """Table 5: kernels are resized, another number of classes gets a new head, both are said; then it trains."""
-    output = workshop.folder()
+    output = small_runs.folder()
     weights = finished / "last.safetensors"
     overrides = [f"train.init_checkpoint={weights}", "model.window_size=12", "model.num_classes=5", "train.epochs=2"]
-    (ended,) = workshop.start(output, overrides).wait()
+    (ended,) = small_runs.start(output, overrides).wait()
     assert ended.status == 0, ended.text
     assert "resized stages.0.blocks.0.mixer" in ended.text and "(7, 7) -> " in ended.text.replace("8, 7, 7", "7, 7")
     assert "initialised anew: head (4 classes in the checkpoint, 5 in the model)" in ended.text
@@ -127,40 +129,40 @@ def test_fine_tuning_starts_from_weights_of_another_size(workshop, finished):
     ],
     ids=["accumulation", "bf16", "fp16", "wsd"],
 )
-def test_options_resume_exactly(workshop, overrides):
+def test_options_resume_exactly(small_runs, overrides):
     """Each option once uninterrupted and once killed: the same hash."""
     import signal
 
-    output = workshop.folder()
-    run = workshop.start(output, overrides)
+    output = small_runs.folder()
+    run = small_runs.start(output, overrides)
     assert run.wait_for("step 5 "), run.said()
     run.signal(signal.SIGKILL)
     run.wait()
-    assert workshop.finish(output, overrides) == workshop.reference(overrides)
+    assert small_runs.finish(output, overrides) == small_runs.reference(overrides)
 
 
-def test_sync_bn_on_two_ranks_resumes_exactly(workshop):
+def test_sync_bn_on_two_ranks_resumes_exactly(small_runs):
     import signal
 
-    output = workshop.folder()
-    run = workshop.start(output, ["train.sync_bn=true"], ranks=2)
+    output = small_runs.folder()
+    run = small_runs.start(output, ["train.sync_bn=true"], ranks=2)
     run.wait_for("step 4 ")
     run.signal(signal.SIGKILL)
     run.wait()
-    assert workshop.finish(output, ["train.sync_bn=true"], 2) == workshop.reference(["train.sync_bn=true"], 2)
+    assert small_runs.finish(output, ["train.sync_bn=true"], 2) == small_runs.reference(["train.sync_bn=true"], 2)
 
 
-def test_profile_writes_a_trace(workshop):
-    output = workshop.folder()
-    workshop.finish(output, ["train.profile=true"])
+def test_profile_writes_a_trace(small_runs):
+    output = small_runs.folder()
+    small_runs.finish(output, ["train.profile=true"])
     trace = json.loads((output / "profile" / "rank0.json").read_text())
     assert any("conv" in event.get("name", "") for event in trace["traceEvents"])
 
 
-def test_one_process_and_torchrun_train_to_the_same_loss(workshop, repo, tmp_path):
+def test_one_process_and_torchrun_train_to_the_same_loss(small_runs, repo, tmp_path):
     """The real commands. Swin has no batch statistics, so one and two ranks differ by rounding only."""
     same = ["model.name=swin_nano", "model.num_heads=[1, 1, 2, 4]", "model.drop_path_rate=0.0", "train.lr=1e-3"]
-    script = [str(repo / "train_cls.py"), "--config", str(workshop.config), *same]
+    script = [str(repo / "train_cls.py"), "--config", str(small_runs.config), *same]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for name, start in (("one", []), ("two", torchrun)):
         command = [sys.executable, *start, *script, f"output={tmp_path / name}"]
@@ -173,7 +175,7 @@ def test_one_process_and_torchrun_train_to_the_same_loss(workshop, repo, tmp_pat
     assert len(losses[0]) == 9 and losses[0] == pytest.approx(losses[1], rel=1e-4)
     done = subprocess.run(
         [
-            *(sys.executable, *torchrun, str(repo / "eval_cls.py"), "--config", str(workshop.config), *same[:2]),
+            *(sys.executable, *torchrun, str(repo / "eval_cls.py"), "--config", str(small_runs.config), *same[:2]),
             *("--checkpoint", str(tmp_path / "two" / "last.safetensors")),
         ],
         capture_output=True,
@@ -194,8 +196,8 @@ def test_one_process_and_torchrun_train_to_the_same_loss(workshop, repo, tmp_pat
         (["train_cls.py", "--config", "CONFIG", "train.epoch=1"], "the nearest valid one is train.epochs"),
     ],
 )
-def test_the_commands_refuse_bad_input(workshop, repo, arguments, message):
-    arguments = [str(workshop.config) if a == "CONFIG" else a for a in arguments]
+def test_the_commands_refuse_bad_input(small_runs, repo, arguments, message):
+    arguments = [str(small_runs.config) if a == "CONFIG" else a for a in arguments]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=repo, timeout=100)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from engine.errors import ConfigError
 from engine.runfolder import RunLock
+from models.errors import UserError
 
 HOLD = """
 import os, sys, time
@@ -34,7 +34,7 @@ def test_one_at_a_time_and_free_after_a_kill_though_a_child_lives(tmp_path, repo
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"is in use by process {holder.pid} on "):
+        with pytest.raises(UserError, match=f"is in use by process {holder.pid} on "):
             RunLock(tmp_path / "run")
         holder.kill()
         holder.wait()
@@ -54,7 +54,7 @@ def test_released_locks_can_be_taken_again(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"output: the run folder .* cannot be used"):
+    with pytest.raises(UserError, match=r"output: the run folder .* cannot be used"):
         RunLock(tmp_path / "file" / "run")
 
 

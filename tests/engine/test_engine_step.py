@@ -8,10 +8,10 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from data import Batch, build_mixup
-from engine.batchnorm import Statistics
+from engine.batchnorm import BatchNormStats
+from engine.build import build_state
 from engine.config import Config
 from engine.distributed import World
-from engine.setup import build_state
 from engine.step import batch_loss, train_step
 from models import create_model
 
@@ -175,7 +175,7 @@ def test_randomness_is_a_function_of_the_step():
 def test_statistics_can_be_put_back():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     before = copy.deepcopy(model.state_dict())
-    statistics = Statistics(model)
+    statistics = BatchNormStats(model)
     statistics.keep()
     model(torch.full((2, 3, 4, 4), float("nan")))
     assert not torch.isfinite(model[1].running_mean).all()

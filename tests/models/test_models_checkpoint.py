@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models import create_model
-from models.checkpoint import CheckpointError, load_pretrained, read_weights
+from models.checkpoint import load_pretrained, read_weights
+from models.errors import UserError
 from models.layers import resize_kernel, resize_position_table, resize_window_weights
 from models.ops import local_aggregate
 
@@ -103,7 +104,7 @@ def test_other_differences_are_errors_and_load_nothing() -> None:
         (state | {"patch_embed.proj.bias": torch.zeros(5)}, r"patch_embed.proj.bias: shape \(5,\)"),
         (create_model("swin_nano").state_dict(), "does not fit the model"),
     ):
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(UserError, match=words):
             load_pretrained(target, broken)
     assert torch.equal(target.stages[0].blocks[0].mixer.op.weight, before)
 
@@ -131,7 +132,7 @@ def test_unreadable_and_malicious_files_are_refused_by_name(tmp_path: Path) -> N
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     for name in ("evil.pth", "evil2.pth", "cut.safetensors", "empty.pth", "none.pth"):
-        with pytest.raises(CheckpointError, match=name):
+        with pytest.raises(UserError, match=name):
             read_weights(tmp_path / name)
     assert not marker.exists()
 

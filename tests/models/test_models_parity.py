@@ -14,7 +14,8 @@ from torch import Tensor
 
 from models import create_model
 from models.backbone import LocalNet
-from models.checkpoint import CheckpointError, convert_state, load_pretrained, read_weights
+from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.errors import UserError
 from tools import convert_checkpoint
 
 TOLERANCE = 1e-5
@@ -76,7 +77,7 @@ def test_a_static_model_in_place_of_the_dynamic_one_is_caught() -> None:
     """The fault of the authors' release: its head overwrites the dynamic convolution by the static one."""
     state = make_state("d_dw_conv", 12, (1, 2, 2, 1))
     static = mini_model("dw_conv", 12, (1, 2, 2, 1))
-    with pytest.raises(CheckpointError, match=r"missing, first .*op\.weight; .*generator"):
+    with pytest.raises(UserError, match=r"missing, first .*op\.weight; .*generator"):
         load_pretrained(static, convert_state(state))
 
 

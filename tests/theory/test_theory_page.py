@@ -14,7 +14,7 @@ from engine.weights import save_weights
 from models import build_model
 from models.theory.measure import generic_copy
 from tools import theory_page
-from tools.theory.trained import FAMILIES
+from tools.theory.learned import FAMILIES
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""tools/benchmark.py: one small comparison from the command line, its file, and what is refused."""
+"""benchmarks/speed.py: one small comparison from the command line, its file, and what is refused."""
 
 import json
 import subprocess
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.timing.measure import interleaved, peak_memory
-from tools.timing.report import aligned, paper_accuracy
-from tools.timing.specs import Work, build_model, flops_of_image, parse_spec, size_of, step_of
+from benchmarks.measure import interleaved, peak_memory
+from benchmarks.report import aligned, paper_accuracy
+from benchmarks.specs import Work, build_model, flops_of_image, parse_spec, size_of, step_of
 
 ROOT = Path(__file__).parents[2]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/benchmark.py", *arguments]
+    command = [sys.executable, "benchmarks/speed.py", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 

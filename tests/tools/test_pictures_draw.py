@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from data.readers.mnist import MnistReader
 from models import create_model
 from tools import predict
-from tools.pictures.draw import SHORT_SIDE, colour_of, draw, enlarge, sheet
-from tools.pictures.predictions import Classes, Found, Labels, Objects
+from tools.pictures.draw import SHORT_SIDE, Classes, Found, Labels, Objects, colour_of, draw, enlarge, sheet
 
 CONFIG = """
 model: {name: dw_conv_nano, num_classes: 10, in_chans: 1, img_size: 28, patch_size: 2}

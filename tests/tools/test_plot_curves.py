@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from engine.errors import ConfigError
+from models.errors import UserError
 from tools import plot_curves
 from tools.plot_curves import Curve, draw, read_curve
 
@@ -70,8 +70,8 @@ def test_a_broken_log_names_its_line(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", 1)
     path = folder / "log.jsonl"
     path.write_text("no json\n" + path.read_text(), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"log\.jsonl: line 1 is no JSON record"):
+    with pytest.raises(UserError, match=r"log\.jsonl: line 1 is no JSON record"):
         read_curve(folder)
     path.write_text("", encoding="utf-8")
-    with pytest.raises(ConfigError, match="no epoch has ended yet"):
+    with pytest.raises(UserError, match="no epoch has ended yet"):
         read_curve(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import ConfigError
+from models.errors import UserError
 from tools import plot_tradeoff
 
 ROW = {"label": "A", "params": 2_000_000, "macs": 5_000_000, "task": "classification", "mean": 50.0, "std": None}
@@ -41,7 +41,7 @@ def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
     path.write_text(json.dumps(SPEED))
     found = plot_tradeoff.panels(ROWS, plot_tradeoff.read_speed(path))
     assert [values for _, values in found] == [{"a": 2.0, "b": 2.0}, {"a": 5.0, "b": 5.0}, {"a": 10.0, "b": 20.0}]
-    with pytest.raises(ConfigError, match=r"configs/c\.yaml was not timed"):
+    with pytest.raises(UserError, match=r"configs/c\.yaml was not timed"):
         plot_tradeoff.panels([{**ROW, "name": "c", "config": "configs/c.yaml"}], plot_tradeoff.read_speed(path))
 
 

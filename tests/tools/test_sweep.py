@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from engine.errors import ConfigError
+from models.errors import UserError
 from tools import sweep
 from tools.sweeps import figure, report, runner
 from tools.sweeps.grid import load_grid
@@ -170,7 +170,7 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
     other = work[0].resolved().model_dump(mode="json")
     other["train"]["epochs"] = 99
     (work[0].output / "config.yaml").write_text(yaml.safe_dump(other))
-    with pytest.raises(ConfigError, match=r"holds a run with train\.epochs = 99, now it is \d+"):
+    with pytest.raises(UserError, match=r"holds a run with train\.epochs = 99, now it is \d+"):
         work[0].is_finished()
 
 
@@ -205,13 +205,13 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_grid_is_refused_by_its_key(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_grid(write_grid(tmp_path, **changes))
 
 
 def test_a_wrong_override_is_refused_before_anything_starts(tmp_path: Path, monkeypatch, capsys) -> None:
     grid = write_grid(tmp_path, runs=[{"name": "dw", "label": "DW", "config": f"{NANO} model.sse=true"}], groups=[])
-    with pytest.raises(ConfigError, match=r"runs: dw: command line: model\.sse: unknown key"):
+    with pytest.raises(UserError, match=r"runs: dw: command line: model\.sse: unknown key"):
         check_configs(jobs(load_grid(grid), tmp_path / "runs", REPO))
     monkeypatch.setattr(sys, "argv", ["sweep.py", str(grid), "--output", str(tmp_path / "runs")])
     assert sweep.main() == 2

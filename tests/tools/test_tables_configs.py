@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import ConfigError
 from models import build_model
 from models.cost import model_cost
+from models.errors import UserError
 from models.layers import CenteringBatchNorm2d
 from models.mixers.static_window import StaticWindow
 from tools.tables.costs import config_exists, count, dense_costs, row_config
-from tools.tables.schema import ROOT, load_proofs, load_tables
+from tools.tables.schema import ROOT, load_expected_costs, load_tables
 
 TABLES = load_tables()
-PROOFS = load_proofs()
+EXPECTED_COSTS = load_expected_costs()
 DENSE = ("detection", "segmentation")
 CONFIGS = sorted(
     {config for table in TABLES for row in table.rows if (config := row.config_of("classification")) is not None}
@@ -32,11 +32,11 @@ def named(config: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "config", [config for config in PROOFS if not config.endswith(".py") and "compar" not in config]
+    "config", [config for config in EXPECTED_COSTS if not config.endswith(".py") and "compar" not in config]
 )
 def test_every_proof_of_our_models_holds(config: str) -> None:
     """The comparison models are counted by the test of `make_tables --check`, which covers all rows."""
-    proof = PROOFS[config]
+    proof = EXPECTED_COSTS[config]
     params, macs = count(config, proof.counter)
     for quantity, number in proof.expected().items():
         assert number.agrees({"params": params, "flops": macs}[quantity]), (quantity, params, macs)
@@ -44,9 +44,9 @@ def test_every_proof_of_our_models_holds(config: str) -> None:
 
 def test_every_dense_row_was_counted_and_has_a_proof() -> None:
     rows = {row.config_of(task) for t in TABLES if t.table in ("3", "11") for row in t.rows for task in DENSE}
-    assert rows == set(dense_costs()) == {config for config in PROOFS if config.endswith(".py")}
+    assert rows == set(dense_costs()) == {config for config in EXPECTED_COSTS if config.endswith(".py")}
     for config, cost in dense_costs().items():
-        proof = PROOFS[config].expected()
+        proof = EXPECTED_COSTS[config].expected()
         assert proof["params"].agrees(cost["params"])
         assert proof["flops"].agrees(cost["macs"])
 
@@ -145,11 +145,11 @@ def test_fine_tuning_at_384(family: str, window: int) -> None:
 
 
 def test_a_wrong_config_of_a_row_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"swin_tinny\.yaml: no such config file.*swin_tiny\.yaml"):
+    with pytest.raises(UserError, match=r"swin_tinny\.yaml: no such config file.*swin_tiny\.yaml"):
         row_config("configs/imagenet/swin_tinny.yaml")
-    with pytest.raises(ConfigError, match=r"model\.sse: unknown key; the nearest valid one is model\.se"):
+    with pytest.raises(UserError, match=r"model\.sse: unknown key; the nearest valid one is model\.se"):
         row_config("configs/imagenet/swin_tiny.yaml model.sse=true")
-    with pytest.raises(ConfigError, match="timm has no model 'resnet5000'"):
+    with pytest.raises(UserError, match="timm has no model 'resnet5000'"):
         count("configs/comparison.yaml model.name=timm:resnet5000", "paper")
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import ConfigError
+from models.errors import UserError
 from tools import make_tables
-from tools.tables import entries, pages
+from tools.tables import entries
+from tools.tables import render as pages
 from tools.tables.costs import RowCost
-from tools.tables.entries import Entry, build_entries
-from tools.tables.measured import Record
+from tools.tables.entries import TableEntry, build_entries
 from tools.tables.render import as_markdown, as_text
-from tools.tables.schema import Proof, load_table, load_tables
+from tools.tables.results import Record
+from tools.tables.schema import ExpectedCost, load_table, load_tables
 
 TABLES = {table.table: table for table in load_tables()}
 
@@ -122,7 +123,7 @@ def test_an_edited_page_fails_the_check_with_its_line(monkeypatch, capsys, tmp_p
 def test_a_broken_marker_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         pages.stale([path], {"table": str})
 
 
@@ -146,7 +147,7 @@ def test_status_is_derived_from_cost_and_records() -> None:
     row = table.rows[0]
     right, wrong = RowCost(1, 1, "paper", 2, ()), RowCost(1, 1, "paper", 2, ("params: 1 is not 28M",))
     statuses = [
-        Entry(table, row, "classification", cost, records).status
+        TableEntry(table, row, "classification", cost, records).status
         for cost, records in [
             (None, ()),
             (RowCost(1, 1, "paper", 0, ()), ()),
@@ -167,11 +168,11 @@ def test_runs_count_before_evaluations_and_are_averaged() -> None:
 
 
 def test_a_wrong_cost_is_found_and_fails_the_check(monkeypatch, capsys) -> None:
-    proofs = {"configs/imagenet/swin_tiny.yaml": Proof(params="28,288,355")}
+    proofs = {"configs/imagenet/swin_tiny.yaml": ExpectedCost(params="28,288,355")}
     found = build_entries(TABLES["6"], proofs, [])
     assert found[0].status == "cost differs"
     assert "! swin: params: 28,288,354 is not 28,288,355" in as_text(TABLES["6"], found)
-    monkeypatch.setattr(entries, "load_proofs", lambda: proofs)
+    monkeypatch.setattr(entries, "load_expected_costs", lambda: proofs)
     monkeypatch.setattr(pages, "pages", list)
     assert run(monkeypatch, "--check", "--table", "6") == 1
     assert "table 6, row 'swin': params: 28,288,354 is not 28,288,355" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from engine.errors import ConfigError
+from models.errors import UserError
 from tools.sweeps.grid import load_grid
 from tools.tables.questions import Answer, as_markdown, load_questions, signed
 from tools.tables.schema import ROOT, load_tables
@@ -80,7 +80,7 @@ def test_an_answer_stands_beside_the_papers_figures(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_question_is_refused_by_its_key(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         as_markdown(write(tmp_path, **changes), load_tables())
 
 

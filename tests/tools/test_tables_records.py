@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from engine.config import to_dict
-from engine.errors import ConfigError
 from engine.weights import file_hash
+from models.errors import UserError
 from tools import record_result
 from tools.tables.costs import row_config
-from tools.tables.measured import load_records
+from tools.tables.results import load_records
 
 CONFIG = "configs/ablations/table6/dw_conv_se.yaml"
 
@@ -21,7 +21,7 @@ CONFIG = "configs/ablations/table6/dw_conv_se.yaml"
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tables"
     folder.mkdir()
-    (folder / "measured.yaml").write_text("records: []\n", encoding="utf-8")
+    (folder / "results.yaml").write_text("records: []\n", encoding="utf-8")
     monkeypatch.setattr(record_result.add_record, "__defaults__", (folder,))
     return folder
 
@@ -125,13 +125,13 @@ def test_an_evaluation_of_another_model_is_refused(monkeypatch, capsys, tables: 
 
 def test_a_number_changed_by_hand_is_found(monkeypatch, tables: Path, finished: Path) -> None:
     run(monkeypatch, str(finished))
-    path = tables / "measured.yaml"
+    path = tables / "results.yaml"
     path.write_text(path.read_text().replace("top1: 81.7", "top1: 82.7"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"measured\.yaml: record 1 .*: digest: .* only tools/record_result\.py"):
+    with pytest.raises(UserError, match=r"measured\.yaml: record 1 .*: digest: .* only tools/record_result\.py"):
         load_records(tables)
 
 
 def test_a_record_with_an_unknown_key_is_refused(tables: Path) -> None:
-    (tables / "measured.yaml").write_text("records: [{confg: x}]\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"record 1: confg"):
+    (tables / "results.yaml").write_text("records: [{confg: x}]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"record 1: confg"):
         load_records(tables)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import ConfigError
-from tools.tables.printed import parse_printed
-from tools.tables.schema import load_proofs, load_table, load_tables
+from models.errors import UserError
+from tools.tables.schema import load_expected_costs, load_table, load_tables, parse_printed
 
 GOOD = """
 table: "6"
@@ -72,7 +71,7 @@ def test_a_broken_table_is_refused_by_file_row_and_key(tmp_path: Path, case: str
     old, new, message = BROKEN[case]
     assert old in GOOD
     path = write(tmp_path, GOOD.replace(old, new, 1))
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_table(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -82,7 +81,7 @@ def test_a_misprint_must_quote_the_cell(tmp_path: Path) -> None:
     row = '  misprints: {params: {printed: "27M", found: "28.3M", reason: rounding}}\n'
     path = write(tmp_path, GOOD.replace("- key: dw_conv", row + "- key: dw_conv"))
     with pytest.raises(
-        ConfigError, match=r"row 'swin': misprints\.params\.printed: '27M', but the paper's cell is '28M'"
+        UserError, match=r"row 'swin': misprints\.params\.printed: '27M', but the paper's cell is '28M'"
     ):
         load_table(path)
 
@@ -96,17 +95,17 @@ def test_a_misprint_changes_what_is_expected_but_not_what_is_printed(tmp_path: P
 
 def test_a_table_in_the_wrong_file_is_refused(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "table9.yaml")
-    with pytest.raises(ConfigError, match=r"'6' belongs in table6\.yaml"):
+    with pytest.raises(UserError, match=r"'6' belongs in table6\.yaml"):
         load_tables(tmp_path)
 
 
 def test_a_broken_proof_is_refused_by_config(tmp_path: Path) -> None:
-    write(tmp_path, 'a.yaml: {params: "28 M"}', "proofs.yaml")
-    with pytest.raises(ConfigError, match=r"proofs\.yaml: a\.yaml: '28 M' is no number"):
-        load_proofs(tmp_path)
-    write(tmp_path, 'a.yaml: {param: "28M"}', "proofs.yaml")
-    with pytest.raises(ConfigError, match=r"proofs\.yaml: a\.yaml: param"):
-        load_proofs(tmp_path)
+    write(tmp_path, 'a.yaml: {params: "28 M"}', "expected_costs.yaml")
+    with pytest.raises(UserError, match=r"proofs\.yaml: a\.yaml: '28 M' is no number"):
+        load_expected_costs(tmp_path)
+    write(tmp_path, 'a.yaml: {param: "28M"}', "expected_costs.yaml")
+    with pytest.raises(UserError, match=r"proofs\.yaml: a\.yaml: param"):
+        load_expected_costs(tmp_path)
 
 
 @pytest.mark.parametrize(

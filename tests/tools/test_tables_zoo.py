@@ -1,7 +1,7 @@
 """The README's table of the zoo comes from configs, costs and records."""
 
 from tools.tables import zoo
-from tools.tables.measured import Record
+from tools.tables.results import Record
 from tools.tables.schema import load_tables
 
 CONFIG = "configs/imagenet/i_dynamic_tiny.yaml"

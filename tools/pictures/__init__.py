@@ -1,1 +1,1 @@
-"""Predictions of the three tasks on images, and drawings of them. Only :mod:`tools.pictures.dense` needs OpenMMLab."""
+"""Predictions of the three tasks on images, and drawings of them."""

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from engine.errors import ConfigError, hint
-from engine.yaml_values import read_mapping
-from tools.strict import Strict
+from engine.config import read_mapping
+from models.errors import UserError, hint
+from tools.tables.schema import Strict
 
 Task = Literal["classification", "detection", "segmentation"]
 
@@ -60,7 +60,7 @@ def load_grid(path: Path) -> Grid:
     """Read a grid file.
 
     Raises:
-        ConfigError: one line with the file and what is wrong in it.
+        UserError: one line with the file and what is wrong in it.
     """
     data = read_mapping(path)
     try:
@@ -72,9 +72,9 @@ def load_grid(path: Path) -> Grid:
         inner: dict[str, type[BaseModel]] = {"runs": RunSpec, "groups": Group}
         known = inner.get(str(first["loc"][0]), Grid) if len(first["loc"]) > 1 else Grid
         extra = f"unknown key; {hint(str(first['loc'][-1]), known.model_fields)}"
-        raise ConfigError(f"{path}: {where}: {extra if first['type'] == 'extra_forbidden' else first['msg']}") from None
+        raise UserError(f"{path}: {where}: {extra if first['type'] == 'extra_forbidden' else first['msg']}") from None
     for problem in problems(grid):
-        raise ConfigError(f"{path}: {problem}")
+        raise UserError(f"{path}: {problem}")
     return grid
 
 

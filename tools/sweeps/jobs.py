@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from engine.config import load_config
-from engine.errors import ConfigError
 from engine.files import write_atomic
 from engine.runfolder import check_same_run
 from engine.schema import Config
 from models import build_model
 from models.cost import Cost, model_cost
+from models.errors import UserError
 from tools.sweeps.grid import Grid, RunSpec
 
 SHARED = ("eval_images", "seed", "dataset", "commit", "device", "checkpoint_sha256")
@@ -48,7 +48,7 @@ class Job(ABC):
         """Resolve the config.
 
         Raises:
-            ConfigError: a path or an option of the grid is wrong.
+            UserError: a path or an option of the grid is wrong.
         """
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Job(ABC):
         """Whether this training has ended before.
 
         Raises:
-            ConfigError: its folder holds a run with another config.
+            UserError: its folder holds a run with another config.
         """
 
     @abstractmethod
@@ -127,12 +127,12 @@ class DenseJob(Job):
     def resolved(self) -> Any:
         """The library's config; what this class needs of the dense packages is imported here alone."""
         try:
-            from engine.dense.arguments import common_parser, load_config
+            from engine.dense.arguments import common_parser, load_mm_config
             from engine.dense.checks import check_config
         except ModuleNotFoundError as error:
-            raise ConfigError(f"{self.config}: needs {error.name}, which `make setup-dense` installs") from error
+            raise UserError(f"{self.config}: needs {error.name}, which `make setup-dense` installs") from error
         changes = common_parser("").parse_args([self.config, *self._changes()])
-        config = load_config(self.config, changes.cfg_options)
+        config = load_mm_config(self.config, changes.cfg_options)
         check_config(config, self.run.task)
         return config
 
@@ -149,7 +149,7 @@ class DenseJob(Job):
             before, now = json.loads(self._config_file.read_text(encoding="utf-8")), self._content()
             differ = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
             if differ:
-                raise ConfigError(
+                raise UserError(
                     f"output: {self.output} holds a run with another {differ[0]!r} in its config; choose another "
                     f"output folder"
                 )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.errors import ConfigError
 from engine.files import write_atomic
+from models.errors import UserError
 from tools.sweeps.grid import Grid, Group, RunSpec
 from tools.sweeps.jobs import Job
 from tools.sweeps.runner import USAGE
@@ -97,18 +97,18 @@ def load(path: Path) -> dict[str, Any]:
     """Read what :func:`save` wrote.
 
     Raises:
-        ConfigError: the file is missing or no result of a sweep.
+        UserError: the file is missing or no result of a sweep.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; tools/sweep.py writes it") from None
+        raise UserError(f"{path}: no such file; tools/sweep.py writes it") from None
     except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     lacking = [key for key in ("rows", "groups", "title", "command") if key not in results]
     lacking += [f"rows.{key}" for row in results.get("rows", []) for key in ("task", "mean", "std") if key not in row]
     if lacking:
-        raise ConfigError(f"{path}: {lacking[0]}: missing; this is no result of tools/sweep.py")
+        raise UserError(f"{path}: {lacking[0]}: missing; this is no result of tools/sweep.py")
     return results
 
 
@@ -129,7 +129,7 @@ def shown_score(row: dict[str, Any]) -> str:
 
 
 def shown_row(row: dict[str, Any]) -> list[str]:
-    """The cells of one row: name, size, cost, accuracy, seeds. Speed is left to tools/benchmark.py."""
+    """The cells of one row: name, size, cost, accuracy, seeds. Speed is left to benchmarks/speed.py."""
     size = row["img_size"]
     shape = str(size) if isinstance(size, int) else "x".join(map(str, size))
     cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:.2f}"]

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EXIT_STOPPED, ConfigError
+from engine.errors import EXIT_STOPPED
 from engine.files import write_atomic
+from models.errors import UserError
 from tools.sweeps.jobs import Job
 
 Environment = dict[str, str]
@@ -136,10 +137,10 @@ def check_configs(jobs: list[Job]) -> None:
     """Resolve every config before anything starts.
 
     Raises:
-        ConfigError: the name of the run and what is wrong with its config.
+        UserError: the name of the run and what is wrong with its config.
     """
     for job in jobs:
         try:
             job.check()
-        except ConfigError as error:
-            raise ConfigError(f"runs: {job.run.name}: {error}") from None
+        except UserError as error:
+            raise UserError(f"runs: {job.run.name}: {error}") from None

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from engine.config import load_config
-from engine.errors import ConfigError
 from engine.schema import Config
 from models import build_model
 from models.cost import model_cost
-from tools.tables.printed import COSTS
-from tools.tables.schema import ROOT, Proof, Row, Table, Task
+from models.errors import UserError
+from tools.tables.schema import COSTS, ROOT, ExpectedCost, Row, Table, Task
 
 DENSE_COSTS = ROOT / "benchmarks" / "dense_costs.json"
 
@@ -34,7 +33,7 @@ def row_config(config: str) -> Config:
     """The resolved config behind a row's `config`: a path relative to the checkout and overrides.
 
     Raises:
-        ConfigError: the path or an override is wrong.
+        UserError: the path or an override is wrong.
     """
     path, *overrides = shlex.split(config)
     return load_config(ROOT / path, overrides, world_size=1)
@@ -45,7 +44,7 @@ def dense_costs() -> dict[str, dict[str, int]]:
     """Parameters and MACs of the dense configs as tools/count_dense.py left them; empty where it has not run.
 
     Raises:
-        ConfigError: the file is no such record.
+        UserError: the file is no such record.
     """
     if not DENSE_COSTS.is_file():
         return {}
@@ -55,7 +54,7 @@ def dense_costs() -> dict[str, dict[str, int]]:
             for key, c in json.loads(DENSE_COSTS.read_text())["costs"].items()
         }
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{DENSE_COSTS}: no record of tools/count_dense.py: {error}") from None
+        raise UserError(f"{DENSE_COSTS}: no record of tools/count_dense.py: {error}") from None
 
 
 @cache
@@ -63,7 +62,7 @@ def count(config: str, counter: str) -> tuple[int, int]:
     """Parameters and MACs of a classification config.
 
     Raises:
-        ConfigError: the config cannot be read or its model cannot be built.
+        UserError: the config cannot be read or its model cannot be built.
     """
     model_config = row_config(config).model
     size = model_config.img_size
@@ -71,22 +70,22 @@ def count(config: str, counter: str) -> tuple[int, int]:
         with torch.device("meta"):
             model = build_model(model_config)
     except ValueError as error:
-        raise ConfigError(f"{config}: {error}") from None
+        raise UserError(f"{config}: {error}") from None
     image = (size, size) if isinstance(size, int) else size
     cost = model_cost(model, image, counter=counter)
     return cost.params, cost.macs
 
 
-def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, Proof]) -> RowCost | None:
+def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, ExpectedCost]) -> RowCost | None:
     """Count a row and compare it with what the paper prints and what is known; None where there is nothing to count.
 
     Raises:
-        ConfigError: the row's config cannot be used.
+        UserError: the row's config cannot be used.
     """
     config = row.config_of(task)
     if config is None:
         return None
-    proof = proofs.get(config, Proof())
+    proof = proofs.get(config, ExpectedCost())
     if task == "classification":
         params, macs = count(config, proof.counter)
     elif config in dense_costs():

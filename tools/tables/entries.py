@@ -1,17 +1,35 @@
-"""The answer to "what of this row do we have": its cost, what was measured, status and command."""
+"""The rows of Table 1 as measured on the operators themselves."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.errors import UserError
+from models.theory.catalog import Setting, find_layer
+from models.theory.table import measure_layer
+from models.theory.table import row as as_row
 from tools.tables.costs import RowCost, cost_of
-from tools.tables.measured import Record, load_records, measured_value, of_row
-from tools.tables.operators import measured_properties
-from tools.tables.printed import COSTS
-from tools.tables.schema import Column, Proof, Row, Table, Task, load_proofs
+from tools.tables.results import Record, load_records, measured_value, of_row
+from tools.tables.schema import COSTS, Column, ExpectedCost, Row, Table, Task, load_expected_costs
+
+
+@cache
+def measured_properties(operator: str) -> dict[str, str]:
+    """The cells of an operator's row, from its connection matrix at a small size.
+
+    Raises:
+        UserError: there is no such operator.
+    """
+    try:
+        layer = find_layer(operator, {})
+    except ValueError as error:
+        raise UserError(f"operator: {error}") from None
+    return as_row(measure_layer(layer, Setting()).properties)
+
 
 NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
-MEASURED, PROPERTY_WRONG = "measured", "property differs"
+RESULTS, PROPERTY_WRONG = "measured", "property differs"
 COMMANDS: dict[Task, str] = {
     "classification": "python train_cls.py --config {config}",
     "detection": "python detection/train.py {config}",
@@ -20,7 +38,7 @@ COMMANDS: dict[Task, str] = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One row of one table for one task."""
 
     table: Table
@@ -39,7 +57,7 @@ class Entry:
     def status(self) -> str:
         """Derived, never stored: the most that was shown for this row."""
         if self.properties is not None:
-            return PROPERTY_WRONG if self.wrong else MEASURED
+            return PROPERTY_WRONG if self.wrong else RESULTS
         if self.wrong:
             return COST_WRONG
         if self.records:
@@ -99,22 +117,22 @@ class Entry:
         }
 
 
-def build_entries(table: Table, proofs: dict[str, Proof], records: list[Record]) -> list[Entry]:
+def build_entries(table: Table, proofs: dict[str, ExpectedCost], records: list[Record]) -> list[TableEntry]:
     """All entries of a table: each row, for each task that the table has columns of.
 
     Raises:
-        ConfigError: a config of the table cannot be used.
+        UserError: a config of the table cannot be used.
     """
     entries = []
     for row in table.rows:
         properties = measured_properties(row.operator) if row.operator is not None else None
         for task in table.tasks():
             own = tuple(of_row(records, row.config_of(task), task))
-            entries.append(Entry(table, row, task, cost_of(table, row, task, proofs), own, properties))
+            entries.append(TableEntry(table, row, task, cost_of(table, row, task, proofs), own, properties))
     return entries
 
 
-def load_entries(tables: list[Table]) -> dict[str, list[Entry]]:
+def load_entries(tables: list[Table]) -> dict[str, list[TableEntry]]:
     """Entries of several tables by table, with the proofs and records of the checkout."""
-    proofs, records = load_proofs(), load_records()
+    proofs, records = load_expected_costs(), load_records()
     return {table.table: build_entries(table, proofs, records) for table in tables}

@@ -13,13 +13,12 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 from scipy import stats
 
-from engine.errors import ConfigError, hint
-from engine.yaml_values import read_mapping
-from tools.strict import Strict
+from engine.config import read_mapping
+from models.errors import UserError, hint
 from tools.sweeps import report
-from tools.tables.schema import ROOT, Table, shown
+from tools.tables.schema import ROOT, Strict, Table, shown
 
-Entry = TypeVar("Entry")
+TableEntry = TypeVar("TableEntry")
 HEADER = ("question", "the paper", "here", "agree?")
 
 
@@ -99,7 +98,7 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
     """Look up both sides of a question.
 
     Raises:
-        ConfigError: a table, row, column or run that is not there, or a cell without a number.
+        UserError: a table, row, column or run that is not there, or a cell without a number.
     """
     where = f"question {question.question!r}"
     table = member(tables, question.table, f"{where}: table")
@@ -110,17 +109,17 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
     for key in question.rows:
         cell = table.printed(member(rows, key, f"{where}: rows"), column)
         if cell is None:
-            raise ConfigError(f"{where}: rows: {key!r} has no number in column {column.key!r}")
+            raise UserError(f"{where}: rows: {key!r} has no number in column {column.key!r}")
         printed.append(cell.value)
     runs = {row["name"]: row for row in report.load(ROOT / question.results)["rows"]}
     first, second = (member(runs, name, f"{where}: runs") for name in question.runs)
     return Answer((printed[0], printed[1]), (report.scores(first), report.scores(second)))
 
 
-def member(known: dict[str, Entry], key: str, where: str) -> Entry:
-    """The entry of a key, or a ConfigError that names the nearest one."""
+def member(known: dict[str, TableEntry], key: str, where: str) -> TableEntry:
+    """The entry of a key, or a UserError that names the nearest one."""
     if key not in known:
-        raise ConfigError(f"{where}: {key!r} is not there; {hint(key, known)}")
+        raise UserError(f"{where}: {key!r} is not there; {hint(key, known)}")
     return known[key]
 
 
@@ -128,13 +127,13 @@ def load_questions(path: Path) -> list[Question]:
     """Read a file of questions.
 
     Raises:
-        ConfigError: the file and what is wrong in it.
+        UserError: the file and what is wrong in it.
     """
     try:
         return Questions.model_validate(read_mapping(path)).questions
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{shown(path)}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"{shown(path)}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def as_markdown(path: Path, tables: list[Table]) -> str:

@@ -1,8 +1,13 @@
-"""A table of the paper and ours side by side, as text for a terminal and as Markdown for the docs."""
+"""Tables as text, as Markdown and as the generated parts of pages."""
 
-from tools.tables.entries import Entry
-from tools.tables.printed import COSTS, UNITS
-from tools.tables.schema import Column, Row, Table
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.files import write_atomic
+from models.errors import UserError, hint
+from tools.tables.entries import TableEntry
+from tools.tables.schema import COSTS, ROOT, UNITS, Column, Row, Table, shown
 
 OURS = "ours"
 
@@ -18,7 +23,7 @@ def shows_ours(column: Column) -> bool:
     return column.quantity not in ("text", "throughput")
 
 
-def cells(table: Table, entries: list[Entry]) -> list[list[str]]:
+def cells(table: Table, entries: list[TableEntry]) -> list[list[str]]:
     """The header and the rows; entries of one row for several tasks stand on one line."""
     header = ["model"]
     for column in table.columns:
@@ -30,7 +35,7 @@ def cells(table: Table, entries: list[Entry]) -> list[list[str]]:
     return lines
 
 
-def row_cells(table: Table, row: Row, entries: list[Entry]) -> list[str]:
+def row_cells(table: Table, row: Row, entries: list[TableEntry]) -> list[str]:
     """Printed cells, each followed by ours where the column shows it; a misprint carries an asterisk."""
     found = []
     for column in table.columns:
@@ -55,14 +60,14 @@ def shown_value(value: float | str | None, column: Column, row: Row) -> str:
     return f"{value:.2f}"
 
 
-def status(entries: list[Entry]) -> str:
+def status(entries: list[TableEntry]) -> str:
     """The status of a row, by task where the tasks differ."""
     if len({entry.status for entry in entries}) == 1:
         return entries[0].status
     return ", ".join(f"{entry.task} {entry.status}" for entry in entries)
 
 
-def footnotes(table: Table, entries: list[Entry]) -> list[str]:
+def footnotes(table: Table, entries: list[TableEntry]) -> list[str]:
     """Misprints with both values, wrong costs, the counter where it is not the paper's, and the table's notes."""
     labels = {column.key: column.label for column in table.columns}
     found = []
@@ -81,7 +86,7 @@ def footnotes(table: Table, entries: list[Entry]) -> list[str]:
     return found + list(table.notes)
 
 
-def as_text(table: Table, entries: list[Entry]) -> str:
+def as_text(table: Table, entries: list[TableEntry]) -> str:
     """For a terminal: aligned columns, groups, footnotes, and the command of each row."""
     lines = cells(table, entries)
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
@@ -96,7 +101,7 @@ def as_text(table: Table, entries: list[Entry]) -> str:
     return "\n".join(output)
 
 
-def as_markdown(table: Table, entries: list[Entry]) -> str:
+def as_markdown(table: Table, entries: list[TableEntry]) -> str:
     """For the docs: the same table with the config of each row in place of its command."""
     lines = [[*line, "operator" if entries[0].properties else "config"] for line in cells(table, entries)[:1]]
     for line, row in zip(cells(table, entries)[1:], table.rows, strict=True):
@@ -115,3 +120,62 @@ def as_markdown(table: Table, entries: list[Entry]) -> str:
 def markdown_row(line: list[str]) -> str:
     """One line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+
+
+BLOCK = re.compile(r"<!-- generated: (?P<kind>\w+) (?P<name>\S+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+OPENING = re.compile(r"<!-- generated:[^\n]*")
+Generator = Callable[[str], str]
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """The pages that may hold generated tables."""
+    return [path for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if path.is_file()]
+
+
+def named(text: str, kind: str) -> list[str]:
+    """The names of the blocks of one kind in a page."""
+    return [match["name"] for match in BLOCK.finditer(text) if match["kind"] == kind]
+
+
+def filled(path: Path, generators: dict[str, Generator]) -> tuple[str, str]:
+    """The text of a page as it is, and as it would be if every block were generated now.
+
+    Raises:
+        UserError: a marker is not understood or its end is missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
+        raise UserError(f"{shown(path)}: a line '<!-- generated: ... -->' has no '<!-- end -->' or a wrong form")
+
+    def fill(match: re.Match[str]) -> str:
+        kind, name = match["kind"], match["name"]
+        if kind not in generators:
+            raise UserError(f"{shown(path)}: nothing generates {kind!r}; {hint(kind, generators)}")
+        return f"<!-- generated: {kind} {name} -->\n{generators[kind](name)}\n<!-- end -->"
+
+    return text, BLOCK.sub(fill, text)
+
+
+def stale(paths: list[Path], generators: dict[str, Generator]) -> list[str]:
+    """One line for each page whose tables are not what the data gives, with the first line that differs."""
+    found = []
+    for path in paths:
+        old, new = filled(path, generators)
+        pairs = zip(old.splitlines(), new.splitlines(), strict=False)
+        if old != new:
+            number, line = next(
+                ((n, b) for n, (a, b) in enumerate(pairs, start=1) if a != b), (len(old.splitlines()) + 1, "more lines")
+            )
+            found.append(f"{shown(path)}: line {number} is not what the data gives: {line[:100]!r}")
+    return found
+
+
+def write(paths: list[Path], generators: dict[str, Generator]) -> list[Path]:
+    """Generate all blocks anew; returns the pages that changed."""
+    changed = []
+    for path in paths:
+        old, new = filled(path, generators)
+        if old != new:
+            write_atomic(path, new.encode())
+            changed.append(path)
+    return changed

@@ -1,19 +1,81 @@
-"""Strict schema and loader of `configs/tables/*.yaml`, the rows of the paper's tables and figures as data."""
+"""The paper's tables as data: columns, rows, and numbers as they were printed."""
 
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engine.errors import ConfigError, hint
-from engine.yaml_values import read_mapping
-from tools.strict import Strict
-from tools.tables.printed import QUANTITIES, Printed, parse_printed
+from engine.config import read_mapping
+from models.errors import UserError, hint
+
+
+class Strict(BaseModel):
+    """No unknown keys, no conversion from one type to another, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+NOT_PRINTED = "-"
+UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9, "Gi": Decimal(2) ** 30}
+NUMBER = re.compile(r"(?P<number>\d[\d,]*(?:\.\d+)?)(?P<unit>Gi|G|M|)")
+PERCENT = ("top1", "top5", "real", "box_ap", "box_ap50", "box_ap75", "mask_ap", "miou")
+COSTS = ("params", "flops")
+WORDS = ("text", "property")  # properties are words that can be measured
+QUANTITIES = (*COSTS, *PERCENT, "throughput", *WORDS)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A printed number: its text, its value in plain units, the unit and the number of decimals that it shows."""
+
+    text: str
+    value: Decimal
+    unit: Decimal
+    decimals: int
+
+    def agrees(self, value: float) -> bool:
+        """Whether `value` (plain units) prints as this text, by rounding half up to the printed digit."""
+        step = Decimal(1).scaleb(-self.decimals)
+        rounded = (Decimal(str(value)) / self.unit).quantize(step, ROUND_HALF_UP)
+        return rounded * self.unit == self.value
+
+
+def parse_printed(text: str, quantity: str, flops_unit: str = "G") -> Printed | None:
+    """Parse a cell of the paper; None for a cell without a number.
+
+    Args:
+        text: as printed, for example "28M", "4.5G", "81.3", "26,132,824" or "-".
+        quantity: one of QUANTITIES.
+        flops_unit: "Gi" where the paper prints "G" but counts in units of 2^30.
+
+    Raises:
+        ValueError: the text is no number of that quantity.
+    """
+    if quantity in WORDS or text == NOT_PRINTED:
+        return None
+    match = NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no number such as '28M', '4.5G' or '81.3' (a cell without a number is '-')")
+    unit = match["unit"]
+    allowed = {"params": ("", "M"), "flops": ("G", "Gi")}.get(quantity, ("",))
+    if unit not in allowed:
+        wanted = " or ".join(name or "none" for name in allowed)
+        raise ValueError(f"{text!r} has the unit {unit or 'none'}; {quantity} takes {wanted}")
+    number = Decimal(match["number"].replace(",", ""))
+    if quantity in PERCENT and not 0 <= number <= 100:
+        raise ValueError(f"{text!r} is no percentage")
+    factor = UNITS[flops_unit if unit == "G" else unit]
+    exponent = number.as_tuple().exponent
+    return Printed(text, number * factor, factor, -int(exponent))
+
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ROOT / "configs" / "tables"
-PROOFS = "proofs.yaml"
-MEASURED = "measured.yaml"
+EXPECTED_COSTS = "expected_costs.yaml"
+RESULTS = "results.yaml"
 Task = Literal["classification", "detection", "segmentation"]
 
 
@@ -88,7 +150,7 @@ class Table(Strict):
         return self.printed(row, column)
 
 
-class Proof(Strict):
+class ExpectedCost(Strict):
     """What a config must cost: parameters and FLOPs with as many digits as are known, and by which counter."""
 
     params: str | None = None
@@ -108,14 +170,14 @@ def shown(path: Path) -> str:
 
 
 def load_table(path: Path) -> Table:
-    """Load one table file. A ConfigError names the file, the row and the key of the first thing that is wrong."""
+    """Load one table file. A UserError names the file, the row and the key of the first thing that is wrong."""
     data = read_mapping(path)
     try:
         table = Table.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{shown(path)}: {describe(error, data)}") from error
+        raise UserError(f"{shown(path)}: {describe(error, data)}") from error
     for problem in problems(table):
-        raise ConfigError(f"{shown(path)}: {problem}")
+        raise UserError(f"{shown(path)}: {problem}")
     return table
 
 
@@ -123,28 +185,28 @@ def load_tables(folder: Path = TABLES) -> list[Table]:
     """All tables of a folder in the paper's order, each found in the file of its name."""
     tables = []
     for path in sorted(folder.glob("*.yaml")):
-        if path.name in (PROOFS, MEASURED):
+        if path.name in (EXPECTED_COSTS, RESULTS):
             continue
         table = load_table(path)
         if path.stem != file_stem(table.table):
-            raise ConfigError(f"{shown(path)}: table: {table.table!r} belongs in {file_stem(table.table)}.yaml")
+            raise UserError(f"{shown(path)}: table: {table.table!r} belongs in {file_stem(table.table)}.yaml")
         tables.append(table)
     return sorted(tables, key=lambda table: (table.table.startswith("figure"), int(table.table.removeprefix("figure"))))
 
 
-def load_proofs(folder: Path = TABLES) -> dict[str, Proof]:
+def load_expected_costs(folder: Path = TABLES) -> dict[str, ExpectedCost]:
     """What each config must cost, by config."""
-    path = folder / PROOFS
+    path = folder / EXPECTED_COSTS
     data = read_mapping(path)
     proofs = {}
     for config, fields in data.items():
         try:
-            proof = Proof.model_validate(fields)
+            proof = ExpectedCost.model_validate(fields)
             proof.expected()
         except ValidationError as error:
-            raise ConfigError(f"{shown(path)}: {config}: {describe(error, fields)}") from error
+            raise UserError(f"{shown(path)}: {config}: {describe(error, fields)}") from error
         except ValueError as error:
-            raise ConfigError(f"{shown(path)}: {config}: {error}") from error
+            raise UserError(f"{shown(path)}: {config}: {error}") from error
         proofs[config] = proof
     return proofs
 

@@ -5,8 +5,8 @@ import torch
 from models import build_model
 from models.cost import model_cost
 from tools.tables.costs import row_config
-from tools.tables.measured import Record, measured_value, of_row
 from tools.tables.render import markdown_row
+from tools.tables.results import Record, measured_value, of_row
 from tools.tables.schema import ROOT, Table
 
 HEADER = ["model", "parameters", "MACs, torch counter", "paper's counter", "top-1 in the paper", "here"]

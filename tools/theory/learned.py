@@ -1,15 +1,161 @@
-"""Learned weights side by side: the same outputs of each trained model, over positions, images and channels."""
+"""Learned weights of trained models, side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from tools.theory.images import colored, enlarged, png
-from tools.theory.trained import Trained, mixer_inputs
-from tools.theory.windows import Window, window_of
+from data import build_eval_loader
+from data.decode import open_image
+from data.transforms import EvalTransform, channel_values
+from engine.config import Config, load_config
+from engine.trainer import train
+from models import build_model
+from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.errors import UserError
+from models.mixers._windows import window_shift
+from models.mixers.base import Mixer
+from models.mixers.static_window import StaticWindow
+from models.mixers.window_attention import WindowAttention
+from models.ops.reference import same_padding
+from models.theory.weights import attention_weights, local_weights
+from tools.theory.draw import colored, enlarged, png
+
+
+@dataclass(frozen=True)
+class Window:
+    """Weights (k, k) of what an output is made from, and the place of the output in it."""
+
+    weights: Tensor
+    centre: tuple[int, int]
+
+
+def window_of(mixer: Mixer, x: Tensor, position: tuple[int, int], channel: int) -> Window:
+    """The weights of ``mixer`` for one output on features ``x`` (1, H, W, C)."""
+    if isinstance(mixer, WindowAttention | StaticWindow):
+        return _block_window(mixer, x, position, channel)
+    weight = local_weights(mixer, x).weight
+    group = channel * weight.shape[-3] // x.shape[-1]
+    if weight.dim() == 6:
+        weight = weight[0, position[0], position[1]]
+    elif weight.dim() == 4:
+        weight = weight[0]
+    before = same_padding(weight.shape[-1])[0]
+    return Window(weight[group], (before, before))
+
+
+def _block_window(mixer: WindowAttention | StaticWindow, x: Tensor, position: tuple[int, int], channel: int) -> Window:
+    size, side = (x.shape[1], x.shape[2]), mixer.window_size
+    if isinstance(mixer, WindowAttention):
+        weights = attention_weights(mixer, x)[0]
+    else:
+        weights = mixer.weight.detach().expand(mixer.grid[0] * mixer.grid[1], -1, -1, -1)
+    shift = window_shift(size, side, mixer.shift)
+    rows, columns = (-(-length // side) for length in size)
+    row, column = (position[0] - shift[0]) % (rows * side), (position[1] - shift[1]) % (columns * side)
+    inside = (row % side, column % side)
+    head = channel * mixer.num_heads // x.shape[-1]
+    own = weights[row // side * columns + column // side, head, inside[0] * side + inside[1]]
+    return Window(own.view(side, side), inside)
+
+
+FAMILIES = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Trained:
+    """A model with its weights, and where they come from."""
+
+    name: str
+    config: Config
+    model: nn.Module
+    folder: Path
+
+    def mixers(self) -> list[Mixer]:
+        """The mixer of the first block of each stage."""
+        return [stage.blocks[0].mixer for stage in self.model.stages]  # type: ignore[union-attr]
+
+
+def default_folders(output: Path, epochs: int) -> list[Path]:
+    """Run folders of the four nano models: the quickstart's where it has run, else trained under ``output``."""
+    folders = []
+    for family in FAMILIES:
+        name = f"{family}_nano"
+        quickstart = ROOT / "runs" / "quickstart" / name
+        folder = quickstart if (quickstart / "best.safetensors").exists() else output / name
+        if folder != quickstart:
+            overrides = [f"train.epochs={epochs}", "train.tensorboard=false", f"output={folder}"]
+            train(load_config(ROOT / "configs" / "quickstart" / f"{name}.yaml", overrides))
+        folders.append(folder)
+    return folders
+
+
+def load_trained(folder: Path) -> Trained:
+    """The model of a run folder with its best weights.
+
+    Raises:
+        UserError, UserError: the folder is not a run's, or its model has no stages of mixers.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: not a run folder, it holds no config.yaml")
+    config = load_config(folder / "config.yaml", world_size=1)
+    model = build_model(config.model).eval()
+    load_pretrained(model, convert_state(read_weights(folder / "best.safetensors")))
+    first = getattr(model, "stages", None)
+    if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):  # type: ignore[index]
+        raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
+    return Trained(config.model.name.removesuffix("_nano"), config, model, folder)
+
+
+def mixer_inputs(trained: Trained, image: Tensor) -> list[Tensor]:
+    """What the mixer of the first block of each stage sees for an image (1, C, H, W): (1, H, W, C) each."""
+    seen: dict[int, Tensor] = {}
+
+    def remember(index: int):
+        return lambda module, inputs: seen.__setitem__(index, inputs[0].detach())
+
+    handles = [mixer.register_forward_pre_hook(remember(i)) for i, mixer in enumerate(trained.mixers())]
+    try:
+        with torch.no_grad():
+            trained.model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [seen[index] for index in range(len(seen))]
+
+
+def two_images(config: Config, files: Sequence[Path]) -> list[Tensor]:
+    """Normalised images (1, C, H, W): the given files, else the first of two classes of the validation set."""
+    if files:
+        return [_read_image(config, path) for path in files]
+    first: Tensor | None = None
+    for batch in build_eval_loader(config.data, img_size=config.model.img_size, batch_size=50):
+        for image, target in zip(batch.images, batch.targets.tolist(), strict=True):
+            if first is None:
+                first, label = image[None].clone(), target
+            elif target != label:
+                return [first, image[None].clone()]
+    raise UserError("the validation set has images of one class only; give two with --image")
+
+
+def _read_image(config: Config, path: Path) -> Tensor:
+    try:
+        encoded = open_image(path.read_bytes(), str(path), config.data.max_pixels)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable image ({error.strerror})") from None
+    sample = EvalTransform(config.data, config.model.img_size)(encoded)
+    pixels = torch.from_numpy(sample.pixels.copy()).float() / 255
+    mean, std = (
+        torch.tensor(channel_values(values, len(pixels)))[:, None, None]
+        for values in (config.data.mean, config.data.std)
+    )
+    return ((pixels - mean) / std)[None]
+
 
 MARK = np.array([0, 190, 60], dtype=np.uint8)
 PLACES = ("brightest", "edge", "darkest")
@@ -22,7 +168,7 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """One operator: its label and a picture for each column."""
 
     label: str
@@ -34,7 +180,7 @@ class Sheet:
     """A table of pictures."""
 
     columns: list[str]
-    rows: list[Row]
+    rows: list[PictureRow]
 
 
 def picture_of(window: Window, limit: float, *, pixels: int = 84) -> bytes:
@@ -47,10 +193,10 @@ def picture_of(window: Window, limit: float, *, pixels: int = 84) -> bytes:
     return png(shades)
 
 
-def _row(trained: Trained, windows: list[Window]) -> Row:
+def _row(trained: Trained, windows: list[Window]) -> PictureRow:
     """One scale of colours for all windows of an operator, so that they can be compared."""
     limit = max(float(window.weights.abs().max()) for window in windows)
-    return Row(LABELS.get(trained.name, trained.name), [picture_of(window, limit) for window in windows])
+    return PictureRow(LABELS.get(trained.name, trained.name), [picture_of(window, limit) for window in windows])
 
 
 def places_of_interest(image: Tensor, size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -8,12 +8,17 @@ from models.theory.catalog import MORE, TABLE_1, Setting
 from models.theory.table import COLUMNS, measure_layer, row
 from models.theory.translation import EXACT
 from tools.theory import html
-from tools.theory.connectivity import connectivity_panels
-from tools.theory.curves import SUBJECTS, WINDOW, draw_curves, measure_curves
-from tools.theory.learned import Sheet, over_channels, over_positions, shown_image
-from tools.theory.matrices import SETTING, matrix_pictures
-from tools.theory.relation import draw_relation_graph
-from tools.theory.trained import Trained, mixer_inputs
+from tools.theory.figures import (
+    MATRIX_SETTING,
+    SUBJECTS,
+    WINDOW,
+    connectivity_panels,
+    draw_curves,
+    draw_relation_graph,
+    matrix_pictures,
+    measure_curves,
+)
+from tools.theory.learned import Sheet, Trained, mixer_inputs, over_channels, over_positions, shown_image
 
 KINDS = {
     "any": "any translation",
@@ -92,13 +97,13 @@ def matrices(files: Files) -> str:
         )
         for name, (label, note, png) in matrix_pictures().items()
     ]
-    height, width = SETTING.size
+    height, width = MATRIX_SETTING.size
     return "\n".join(
         [
             "<h2>Connection matrices (Appendix A)</h2>",
             html.paragraphs(
                 f"""Row: an output; column: an input; red positive, blue negative, white no connection. Channel by
-                channel as in equations 9 to 14: each grey square is one of {SETTING.channels} channels of a
+                channel as in equations 9 to 14: each grey square is one of {MATRIX_SETTING.channels} channels of a
                 {height}x{width} map. Weights on the diagonal squares only: no connection across channels. Equal
                 squares: shared across channels. The same stripe all along: shared across positions."""
             ),

@@ -1,0 +1,147 @@
+"""What a benchmark runs: a model, how it is prepared, and the work that is timed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from engine.config import load_config
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OPTIONS = ("fuse", "compile")
+CONFIG = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One comparison: the same work for every model of a group."""
+
+    mode: str
+    """"inference" or "train" (forward, backward and an AdamW step)."""
+    dtype: str
+    """Key of DTYPES. Inference runs in it; training keeps float32 weights and uses autocast."""
+    batch: int
+    img_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model by name, ``timm:NAME``, ``torchvision:NAME`` or config file, and the options after a plus sign."""
+
+    text: str
+    name: str
+    fuse: bool
+    compile: bool
+
+
+def parse_spec(text: str) -> Spec:
+    """Read ``NAME[+fuse][+compile]``.
+
+    Raises:
+        ValueError: names an unknown option or model and the nearest one.
+        UserError: the config file cannot be read.
+    """
+    name, *options = text.split("+")
+    for option in options:
+        if option not in OPTIONS:
+            raise ValueError(f"{text}: +{option} is not an option (one of: {', '.join('+' + o for o in OPTIONS)})")
+    if name.endswith(CONFIG):
+        load_config(name)
+        return Spec(text, name, "fuse" in options, "compile" in options)
+    library, _, short = name.rpartition(":")
+    known = {"": models.list_models, "timm": timm.list_models, "torchvision": torchvision.models.list_models}
+    if library not in known:
+        raise ValueError(f"{text}: {library!r} is not a library (timm: or torchvision:)")
+    names = known[library]()
+    if short not in names:
+        close = get_close_matches(short, names, n=1)
+        raise ValueError(f"{text}: there is no such model{f', did you mean {close[0]!r}?' if close else ''}")
+    if library and "fuse" in options:
+        raise ValueError(f"{text}: +fuse is for models of this project")
+    return Spec(text, name, "fuse" in options, "compile" in options)
+
+
+def size_of(text: str) -> int:
+    """Side of the images in pixels that a model is timed with by itself: a config says it, else 224."""
+    spec = parse_spec(text)
+    size = load_config(spec.name).model.img_size if spec.name.endswith(CONFIG) else 224
+    return size if isinstance(size, int) else max(size)
+
+
+def build_model(spec: Spec, work: Work) -> nn.Module:
+    """The model on its device, in evaluation or training mode, not yet compiled."""
+    torch.manual_seed(0)
+    if spec.name.endswith(CONFIG):
+        model = models.build_model(load_config(spec.name, [f"model.img_size={work.img_size}"]).model)
+    elif spec.name.startswith("torchvision:"):
+        model = torchvision.models.get_model(spec.name.removeprefix("torchvision:"), weights=None)
+    elif spec.name.startswith("timm:"):
+        model = models.create_model(spec.name)
+        if hasattr(model, "set_input_size") and work.img_size != model.default_cfg["input_size"][-1]:
+            model.set_input_size(img_size=work.img_size)
+    else:
+        model = models.create_model(spec.name, img_size=work.img_size)
+    model = model.to(work.device)
+    if work.mode == "train":
+        return model.train()
+    model = model.eval()
+    return (models.fuse(model) if spec.fuse else model).to(DTYPES[work.dtype])
+
+
+def channels_of(model: nn.Module) -> int:
+    """Channels of the images that a model takes; other libraries' models take three."""
+    return getattr(model, "in_chans", 3)
+
+
+def flops_of_image(spec: Spec, work: Work) -> int:
+    """Floating-point operations of one forward pass on one image, by torch's counter."""
+    with torch.device("meta"):
+        model = build_model(
+            Spec(spec.text, spec.name, False, False), Work("inference", "fp32", 1, work.img_size, "meta")
+        )
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(torch.empty(1, channels_of(model), work.img_size, work.img_size))
+    return counter.get_total_flops()
+
+
+def step_of(model: nn.Module, spec: Spec, work: Work) -> Callable[[], None]:
+    """One inference or training step as a function without arguments."""
+    run = torch.compile(model) if spec.compile else model
+    images = torch.randn(work.batch, channels_of(model), work.img_size, work.img_size, device=work.device)
+    if work.mode == "inference":
+        return _inference_step(run, images.to(DTYPES[work.dtype]))
+    return _training_step(model, run, images, work)
+
+
+def _inference_step(run: Callable[..., torch.Tensor], images: torch.Tensor) -> Callable[[], None]:
+    @torch.no_grad()
+    def step() -> None:
+        run(images)
+
+    return step
+
+
+def _training_step(
+    model: nn.Module, run: Callable[..., torch.Tensor], images: torch.Tensor, work: Work
+) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
+    targets = torch.randint(0, getattr(model, "num_classes", 1000), (work.batch,), device=work.device)
+    dtype = DTYPES[work.dtype]
+
+    def step() -> None:
+        with torch.autocast(work.device.split(":")[0], dtype=dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(run(images), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

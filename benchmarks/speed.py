@@ -1,0 +1,150 @@
+"""Speed and memory of models side by side: ``python benchmarks/speed.py MODEL ... [--mode train] [--dtype bf16]``.
+
+MODEL is a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or a config file, with ``+fuse`` (models.fuse) or
+``+compile`` (torch.compile) behind it. Models take turns in one process; ratios are to the first. ``--suite standard``
+is the comparison of `make bench`, ``--suite gpu`` the one for a GPU; both write a file under benchmarks/.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks import report as reports
+from benchmarks import suites
+from benchmarks.measure import Timing, ceilings, interleaved, peak_memory
+from benchmarks.operators import operator_rows
+from benchmarks.specs import DTYPES, Spec, Work, build_model, flops_of_image, size_of, step_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int, deadline: float) -> dict[str, Any]:
+    """Build, warm up and time the models of a group; a model that fails has a row with its error."""
+    steps, rows = {}, {}
+    for spec in group.specs:
+        try:
+            steps[spec.text] = step_of(build_model(spec, group.work), spec, group.work)
+            steps[spec.text]()
+            rows[spec.text] = {"peak_bytes": peak_memory(steps[spec.text], group.work.device)}
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            steps.pop(spec.text, None)
+            rows[spec.text] = {"error": str(error).splitlines()[0]}
+        if time.monotonic() > deadline:
+            break
+    timings = interleaved(steps, group.work.device, rounds, deadline)
+    first = next(iter(timings.values())) if timings else None
+    for spec in group.specs:
+        row = rows.setdefault(spec.text, {"error": "not run: out of time"})
+        if first is not None and spec.text in timings:
+            row.update(_row(spec, group.work, timings[spec.text], first, ceiling))
+    return {"work": asdict(group.work), "rows": [{"model": spec.text, **rows[spec.text]} for spec in group.specs]}
+
+
+def _row(spec: Spec, work: Work, timing: Timing, first: Timing, ceiling: dict[str, float]) -> dict[str, Any]:
+    # A training step multiplies three times: forward, and for the gradients of both factors.
+    flops = flops_of_image(spec, work) * work.batch * (3 if work.mode == "train" else 1)
+    return {
+        "images_per_second": work.batch / timing.median,
+        "milliseconds": timing.median * 1e3,
+        "quarters": [timing.quarter * 1e3, timing.three_quarters * 1e3],
+        "rounds": timing.rounds,
+        "ratio": first.median / timing.median,
+        "share_of_gemm": flops / timing.median / 1e9 / ceiling[f"gemm_{work.dtype}"],
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """The command line. ValueError says in one line what does not fit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--suite", choices=("standard", "gpu"))
+    parser.add_argument("--mode", choices=("inference", "train"), default="inference")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--img-size", type=int, help="default: of the first model if that is a config, else 224")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what is not timed by then is not run")
+    parser.add_argument("--operators", action="store_true", help="time the operators by themselves as well")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--output", type=Path, help="file of the report; a suite has one of its own")
+    options = parser.parse_args()
+    for name, least in (("batch", 1), ("img_size", 32), ("rounds", 2), ("threads", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')}: {value} is below {least}")
+    if bool(options.models) == bool(options.suite):
+        raise ValueError("give MODEL ... or --suite")
+    device = "cuda" if options.suite == "gpu" else options.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        wanted = "--suite gpu" if options.suite else f"--device {device}"
+        raise ValueError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
+    options.device = "cpu" if options.suite == "standard" else device
+    return options
+
+
+def measure(options: argparse.Namespace, groups: list[suites.TimingGroup]) -> dict[str, Any]:
+    """Everything asked for, printed as it comes unless JSON is wanted."""
+    deadline = time.monotonic() + 60 * options.minutes
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    dtypes = {group.work.dtype for group in groups}
+    ceiling = ceilings(options.device, {name: DTYPES[name] for name in sorted(dtypes)})
+    about = reports.machine(options.device)
+    found = {"machine": about, "command": "python " + " ".join(sys.argv), "date": time.strftime("%Y-%m-%d")}
+    show(f"{about['processor']}, {about['threads']} threads, {about['device']}, torch {about['torch']}")
+    show("ceilings: " + ", ".join(f"{k} {v:.0f} {'GB/s' if k == 'copy' else 'GFLOP/s'}" for k, v in ceiling.items()))
+    operators: list[dict[str, Any]] = []
+    if options.operators or options.suite:
+        operators = operator_rows(groups[0].work, ceiling["copy"], options.rounds, deadline)
+        show(f"\noperators at stage 1, {groups[0].work.dtype}\n" + reports.operator_table(operators))
+    results = []
+    for index, group in enumerate(groups):
+        left = deadline - time.monotonic()
+        results.append(run_group(group, ceiling, options.rounds, time.monotonic() + left / (len(groups) - index)))
+        show("\n" + reports.group_table(results[-1]))
+    return {**found, "ceilings": ceiling, "groups": results, "operators": operators}
+
+
+def main() -> int:
+    """Run the comparison; the exit status."""
+    try:
+        options = arguments()
+        if options.suite:
+            groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
+        else:
+            size = options.img_size or size_of(options.models[0])
+            work = Work(options.mode, options.dtype, options.batch, size, options.device)
+            groups = [suites.group(work, options.models)]
+    except ValueError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = measure(options, groups)
+    path = options.output
+    if path is None and options.suite:
+        path = ROOT / "benchmarks" / reports.file_name(options.suite, found["machine"])
+    if path is not None:
+        reports.write(found, path)
+        figure = path.with_suffix(".svg")
+        drawn = reports.draw(found["groups"][0], {spec.text: spec for spec in groups[0].specs}, figure)
+        print(f"wrote {path}" + (f" and {figure}" if drawn else ""), file=sys.stderr)
+    if options.json:
+        print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The standard comparisons: which models do which work."""
+
+from dataclasses import dataclass, replace
+
+from benchmarks.specs import Spec, Work, parse_spec
+
+BASELINE = "timm:swin_tiny_patch4_window7_224"
+OURS = ("swin_tiny", "dw_conv_tiny", "d_dw_conv_tiny", "i_dynamic_tiny")
+
+
+@dataclass(frozen=True)
+class TimingGroup:
+    """Models that are timed in turn; ratios are to the first."""
+
+    work: Work
+    specs: tuple[Spec, ...]
+
+
+def group(work: Work, names: tuple[str, ...] | list[str]) -> TimingGroup:
+    """A group from the texts of its models."""
+    return TimingGroup(work, tuple(parse_spec(name) for name in names))
+
+
+def standard(device: str) -> list[TimingGroup]:
+    """CPU: inference in float32 and bfloat16 and a training step, batch 8, nothing compiled."""
+    work = Work("inference", "fp32", 8, 224, device)
+    fused = (BASELINE, *(f"{name}+fuse" for name in OURS))
+    plain = (BASELINE, *OURS)
+    return [group(work, fused), group(replace(work, dtype="bf16"), fused), group(replace(work, mode="train"), plain)]
+
+
+def gpu(device: str) -> list[TimingGroup]:
+    """GPU: inference and a training step in bfloat16, batch 128, everything compiled."""
+    work = Work("inference", "bf16", 128, 224, device)
+    fused = (f"{BASELINE}+compile", *(f"{name}+fuse+compile" for name in OURS))
+    plain = (f"{BASELINE}+compile", *(f"{name}+compile" for name in OURS))
+    return [group(work, fused), group(replace(work, mode="train"), plain)]

@@ -1,0 +1,220 @@
+"""Images in zip files and tar shards."""
+
+import os
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data.decode import Encoded, open_image
+from data.errors import CorruptImageError
+from data.image_list import ImageList, check_name, pack, parent_class
+from data.readers.csv_list import read_map
+from data.readers.folder import is_image_name
+from models.errors import UserError
+
+
+class Files:
+    """Opens each file at the first read in each process, so neither fork nor spawn shares a position."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self._open: dict[tuple[int, int], int] = {}
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Return `size` bytes of file `number` from `offset` on (fewer where the file ends before)."""
+        key = os.getpid(), number
+        if key not in self._open:
+            self._open[key] = os.open(self.paths[number], os.O_RDONLY)
+        return os.pread(self._open[key], size, offset)
+
+    def __getstate__(self) -> dict:
+        return {"paths": self.paths, "_open": {}}
+
+    def __del__(self) -> None:
+        for (process, _), descriptor in self._open.items():
+            if process == os.getpid():
+                os.close(descriptor)
+
+
+_LOCAL_HEADER = 30
+MAX_FILE_BYTES = 1 << 28  # no photograph of a training set is larger; what declares more is a bomb
+
+
+def map_file(path: Path) -> Path:
+    """Return where Swin puts the labels of `train.zip`: `train_map.txt`."""
+    return path.with_name(f"{path.stem}_map.txt")
+
+
+def scan_zip(path: Path) -> ImageList:
+    """List the images of a zip file. Raises UserError for a broken archive or names that lead outside."""
+    if not path.is_file():
+        raise UserError(f"there is no zip file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [entry for entry in archive.infolist() if is_image_name(entry.filename)]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is not a readable zip file ({error})") from error
+    if not members:
+        raise UserError(f"{path} has no images")
+    for entry in members:
+        _check_member(path, entry)
+    if map_file(path).is_file():
+        members, labels, classes = _labels_of_map(path, members)
+    else:
+        members.sort(key=lambda entry: entry.filename)
+        folders = [parent_class(entry.filename, path) for entry in members]
+        classes = sorted(set(folders))
+        number = {name: label for label, name in enumerate(classes)}
+        labels = [number[name] for name in folders]
+    return pack(
+        [entry.filename for entry in members],
+        labels,
+        classes,
+        offset=np.array([entry.header_offset for entry in members], dtype=np.int64),
+        packed=np.array([entry.compress_size for entry in members], dtype=np.int64),
+        size=np.array([entry.file_size for entry in members], dtype=np.int64),
+        crc=np.array([entry.CRC for entry in members], dtype=np.uint32),
+        method=np.array([entry.compress_type for entry in members], dtype=np.uint8),
+    )
+
+
+def _check_member(path: Path, entry: zipfile.ZipInfo) -> None:
+    check_name(entry.filename, path)
+    if entry.file_size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: {entry.filename} claims {entry.file_size} bytes, refused as a decompression bomb")
+    if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {entry.filename} is encrypted or not packed by 'store' or 'deflate'")
+    if entry.external_attr >> 28 == 0xA:
+        raise UserError(f"{path}: {entry.filename} is a symbolic link")
+
+
+def _labels_of_map(path: Path, members: list[zipfile.ZipInfo]) -> tuple[list[zipfile.ZipInfo], list[int], list[str]]:
+    names, labels, classes = read_map(map_file(path))
+    known = {entry.filename: entry for entry in members}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{map_file(path)} lists {name!r}, which is not in {path.name}")
+    return [known[name] for name in names], labels, classes
+
+
+class ZipReader:
+    """Reads images of a zip file by offset."""
+
+    def __init__(self, path: Path, max_pixels: int, records: ImageList) -> None:
+        self.records = records
+        self.max_pixels = max_pixels
+        self._files = Files([path])
+
+    def open(self, index: int) -> Encoded:
+        """Return the image, not yet decoded. Raises CorruptImageError naming the archive and the member."""
+        name = f"{self._files.paths[0]}:{self.records.name(index)}"
+        return open_image(self._bytes(index, name), name, self.max_pixels)
+
+    def _bytes(self, index: int, name: str) -> bytes:
+        extra = self.records.extra
+        offset, size = int(extra["offset"][index]), int(extra["size"][index])
+        head = self._files.read(0, offset, _LOCAL_HEADER)
+        if head[:4] != b"PK\x03\x04":
+            raise CorruptImageError(f"{name}: the archive is damaged or newer than its index")
+        start = offset + _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        data = self._files.read(0, start, int(extra["packed"][index]))
+        if extra["method"][index] == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-15).decompress(data, size + 1)  # never more than the list says
+            except zlib.error as error:
+                raise CorruptImageError(f"{name}: cannot be unpacked ({error})") from error
+        if len(data) != size or zlib.crc32(data) != int(extra["crc"][index]):
+            raise CorruptImageError(f"{name}: the content does not fit its checksum")
+        return data
+
+
+def list_shards(pattern: Path) -> list[Path]:
+    """Return the shards of a pattern such as `train-*.tar`, sorted. Raises UserError where there are none."""
+    shards = sorted(pattern.parent.glob(pattern.name))
+    if not shards:
+        raise UserError(f"there are no tar shards {pattern}")
+    return shards
+
+
+def scan_tar(shards: list[Path]) -> ImageList:
+    """List the images of all shards. Raises UserError for links, names that lead outside or broken archives."""
+    names: list[str] = []
+    labels: list[str] = []
+    where: list[tuple[int, int, int]] = []
+    for number, path in enumerate(shards):
+        for name, label, offset, size in _scan_shard(path):
+            names.append(name)
+            labels.append(label)
+            where.append((number, offset, size))
+    if not names:
+        raise UserError(f"{shards[0]} and {len(shards) - 1} more shards have no images")
+    classes = _classes(labels)
+    number_of = {name: label for label, name in enumerate(classes)}
+    table = np.array(where, dtype=np.int64)
+    return pack(
+        names,
+        [number_of[label] for label in labels],
+        classes,
+        shard=table[:, 0].astype(np.int32),
+        offset=np.ascontiguousarray(table[:, 1]),
+        size=np.ascontiguousarray(table[:, 2]),
+    )
+
+
+def _classes(labels: list[str]) -> list[str]:
+    if all(label.isdigit() for label in labels):
+        return [str(number) for number in range(max(map(int, labels)) + 1)]
+    return sorted(set(labels))
+
+
+def _scan_shard(path: Path) -> list[tuple[str, str, int, int]]:
+    """Return (name, class, offset, size) of the images of one shard."""
+    images, keys = [], {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isdir():
+                    continue
+                _check_tar_member(path, member)
+                if member.name.endswith(".cls"):
+                    content = archive.extractfile(member)
+                    keys[member.name[:-4]] = content.read(20).decode().strip() if content else ""
+                elif is_image_name(member.name):
+                    images.append((member.name, member.offset_data, member.size))
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable uncompressed tar file ({error})") from error
+    found = []
+    for name, offset, size in images:
+        label = keys.get(str(PurePosixPath(name).with_suffix("")))
+        found.append((name, label if label is not None else parent_class(name, path), offset, size))
+    return found
+
+
+def _check_tar_member(path: Path, member: tarfile.TarInfo) -> None:
+    check_name(member.name, path)
+    if not member.isreg():
+        raise UserError(f"{path}: {member.name} is a link or a device, not a file")
+    if member.size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: {member.name} claims {member.size} bytes, refused as a decompression bomb")
+
+
+class TarReader:
+    """Reads images of tar shards by offset."""
+
+    def __init__(self, shards: list[Path], max_pixels: int, records: ImageList) -> None:
+        self.records = records
+        self.max_pixels = max_pixels
+        self._files = Files(shards)
+
+    def open(self, index: int) -> Encoded:
+        """Return the image, not yet decoded. Raises CorruptImageError naming the shard and the member."""
+        extra = self.records.extra
+        shard, offset, size = (int(extra[key][index]) for key in ("shard", "offset", "size"))
+        name = f"{self._files.paths[shard]}:{self.records.name(index)}"
+        data = self._files.read(shard, offset, size)
+        if len(data) != size:
+            raise CorruptImageError(f"{name}: the shard is cut off")
+        return open_image(data, name, self.max_pixels)

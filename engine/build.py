@@ -1,0 +1,176 @@
+"""Build everything that a run needs from its config, in the order that checks the user's input first."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from engine.batchnorm import BatchNormStats, synchronise
+from engine.config import Config, check_batch
+from engine.distributed import World
+from engine.optim import build_optimizer, build_schedule
+from engine.state import Progress, TrainState
+from engine.step import autocast
+from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.config import build_model
+from models.errors import UserError
+
+
+@contextmanager
+def user_input(what: str) -> Iterator[None]:
+    """Turn the errors of what the user chose into a UserError that begins with ``what``."""
+    try:
+        yield
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UserError(f"{what}: {' '.join(str(text).split())}") from error
+
+
+def prepare_torch(config: Config) -> None:
+    """Threads and deterministic kernels, for the whole process."""
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    elif torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True
+
+
+def plain_model(config: Config) -> nn.Module:
+    """The model with fresh weights, the same on every rank.
+
+    Raises:
+        UserError: the model section asks for what the model cannot be.
+    """
+    torch.manual_seed(config.train.seed)
+    with user_input("model"):
+        return build_model(config.model)
+
+
+def load_initial(model: nn.Module, config: Config) -> list[str]:
+    """Load ``train.init_checkpoint`` into the model, if there is one (Table 5: 384 from 224).
+
+    Returns:
+        Lines that say what was resized and what starts anew.
+
+    Raises:
+        UserError: the file cannot be read or does not fit.
+    """
+    path = config.train.init_checkpoint
+    if path is None:
+        return []
+    with user_input("train.init_checkpoint"):
+        report = load_pretrained(model, convert_state(read_weights(path)))
+    return [f"weights start from {path}", *report.lines()]
+
+
+def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader]:
+    """The loaders of this rank.
+
+    Raises:
+        UserError: the data cannot be read, or its classes are not those of the model.
+    """
+    batch_size = check_batch(config, world.size)
+    with user_input("data"):
+        train = build_train_loader(
+            config.data,
+            img_size=config.model.img_size,
+            batch_size=batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            seed=config.train.seed,
+        )
+    if train.num_classes > config.model.num_classes:
+        raise UserError(
+            f"model.num_classes: {config.model.num_classes} is below the {train.num_classes} classes of "
+            f"{train.dataset_name}; the nearest valid is {train.num_classes}"
+        )
+    if len(train) < config.train.accumulation:
+        raise UserError(
+            f"train.batch_size: {config.train.batch_size} is above the {train.num_images} training images of "
+            f"{train.dataset_name}; an epoch has no step"
+        )
+    return train, build_evaluation_loader(config, world, train.classes)
+
+
+def build_evaluation_loader(config: Config, world: World, train_classes: list[str] | None = None) -> EvalLoader:
+    """The evaluation loader of this rank; its classes must be ``train_classes`` where these are known.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    with user_input("data"):
+        return build_eval_loader(
+            config.data,
+            img_size=config.model.img_size,
+            batch_size=config.eval.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            train_classes=train_classes,
+        )
+
+
+def place(model: nn.Module, config: Config, world: World) -> nn.Module:
+    """The model on this rank's device, in the memory layout of the config."""
+    model = model.to(world.device)
+    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model  # type: ignore[call-overload]
+
+
+def build_state(model: nn.Module, config: Config, world: World, steps_per_epoch: int) -> TrainState:
+    """Everything that trains ``model``, at step 0. The network is not yet distributed: see :func:`distribute`."""
+    train = config.train
+    if train.sync_bn and world.size > 1:
+        model = synchronise(model, world.device)
+    model = place(model, config, world).train()
+    optimizer = build_optimizer(model, train)
+    decay = train.ema_decay
+    return TrainState(
+        model=model,
+        network=model,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, train, steps_per_epoch),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16"),
+        ema=None if decay is None else ModelEmaV3(model, decay=decay, use_warmup=train.ema_warmup),
+        statistics=BatchNormStats(model),
+        progress=Progress(),
+    )
+
+
+def distribute(state: TrainState, config: Config, world: World) -> None:
+    """Let gradients be averaged over the ranks, and compile, as the config says."""
+    if world.size > 1:
+        state.network = DistributedDataParallel(
+            state.model,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,  # running statistics are averaged after each step instead
+            gradient_as_bucket_view=True,
+        )
+    if config.train.compile:
+        state.network.compile()
+    if world.size > 1:
+        _settle_buckets(state, config, world)
+
+
+def _settle_buckets(state: TrainState, config: Config, world: World) -> None:
+    """One forward and backward pass that leaves no trace.
+
+    DistributedDataParallel arranges its gradients anew after the first backward pass, and with more than two ranks the
+    arrangement decides in which order the ranks' gradients are added. Without this pass the first step after a restart
+    would round differently from the same step of a run that was not interrupted.
+    """
+    size = config.model.img_size
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.zeros(check_batch(config, world.size), config.model.in_chans, height, width, device=world.device)
+    state.statistics.snapshot()
+    torch.manual_seed(config.train.seed)
+    with autocast(config.train, world):
+        state.network(images).float().sum().backward()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.statistics.restore()

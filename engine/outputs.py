@@ -1,0 +1,88 @@
+"""What a run leaves for others: ``last.safetensors``, ``best.safetensors`` and ``result.json``."""
+
+import json
+from typing import Any
+
+from engine import runfolder
+from engine.checkpoint import insist_on_writing, try_writing
+from engine.config import Config, to_dict
+from engine.distributed import World
+from engine.evaluate import Accuracy
+from engine.files import write_atomic
+from engine.state import TrainState
+from engine.weights import file_hash, save_weights
+
+
+class OutputWriter:
+    """Writes the weights after each epoch and the result after the last. Only rank 0 writes."""
+
+    def __init__(self, config: Config, world: World, dataset: str) -> None:
+        self._config, self._world, self._dataset = config, world, dataset
+        self._commit = runfolder.git_commit()  # of the code that runs; the checkout may move on while it does
+        self._last = config.output / "last.safetensors"
+        self._best = config.output / "best.safetensors"
+        self._best_pending = False
+
+    def publish(self, state: TrainState, accuracy: Accuracy | None) -> None:
+        """Write the last weights, and the best ones when ``accuracy`` is the highest top-1 so far."""
+        progress = state.progress
+        if accuracy is not None and accuracy.top1 > progress.best_top1:
+            progress.best_top1, progress.best_epoch = accuracy.top1, progress.epoch
+            self._best_pending = True
+        if not self._world.is_main:
+            return
+        try_writing(str(self._last), lambda: self._write(self._last, state))
+        if self._best_pending and progress.best_epoch == progress.epoch:
+            self._best_pending = not try_writing(str(self._best), lambda: self._write(self._best, state))
+
+    def finish(self, state: TrainState, seconds: float) -> dict[str, Any]:
+        """Write ``result.json`` and return what it holds; wait up to ``seconds`` for a disk that refuses.
+
+        Raises:
+            TrainingFailed: the disk has refused for that long.
+        """
+        result = self._result(state)
+        if self._world.is_main:
+            insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds)
+            result["checkpoint_sha256"] = file_hash(self._last)
+            result["best_sha256"] = file_hash(self._best) if self._best.exists() else None
+            text = json.dumps(result, indent=2).encode()
+            path = self._config.output / "result.json"
+            insist_on_writing(str(path), lambda: write_atomic(path, text), seconds)
+        return result
+
+    def _write(self, path: Any, state: TrainState) -> None:
+        progress = state.progress
+        about = {
+            "model": to_dict(self._config)["model"],
+            "dataset": self._dataset,
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "evaluation": progress.last,
+            "averaged": self._config.train.save_ema and state.ema is not None,
+        }
+        save_weights(path, dict(state.best_weights(self._config.train.save_ema).state_dict()), about)
+
+    def _result(self, state: TrainState) -> dict[str, Any]:
+        progress, config = state.progress, self._config
+        images = progress.step * config.train.batch_size
+        return {
+            "model": config.model.name,
+            "dataset": self._dataset,
+            "top1": progress.last.get("top1"),
+            "top5": progress.last.get("top5"),
+            "eval_images": progress.last.get("images"),
+            "labels": config.eval.labels,
+            "best_top1": progress.best_top1,
+            "best_epoch": progress.best_epoch,
+            "params": sum(p.numel() for p in state.model.parameters()),
+            "images_per_second": images / progress.train_seconds if progress.train_seconds else None,
+            "train_seconds": progress.train_seconds,
+            "epochs": progress.epoch,
+            "steps": progress.step,
+            "skipped_steps": progress.skipped,
+            "seed": config.train.seed,
+            "ranks": self._world.size,
+            "commit": self._commit,
+            "device": runfolder.device_name(self._world.device),
+        }

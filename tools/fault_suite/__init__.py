@@ -1,1 +1,0 @@
-"""Faults done to small runs on purpose, and what the runs must make of them. See tools/faults.py."""

@@ -1,0 +1,96 @@
+"""What was measured for the paper's rows: records that a tool copied from runs, each sealed by a digest."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from engine.config import read_mapping
+from engine.files import write_atomic
+from models.errors import UserError
+from tools.tables.schema import RESULTS, TABLES, Strict, Task, describe, shown
+
+HEADER = """\
+# Written by tools/record_result.py from the records of runs. Not edited by hand: every record carries its own digest.
+"""
+
+
+class Record(Strict):
+    """One measurement of a row's model: a run of its config ("trained") or weights from elsewhere ("evaluated")."""
+
+    config: str
+    task: Task
+    kind: Literal["trained", "evaluated"]
+    metrics: dict[str, float]
+    dataset: str
+    images: int
+    checkpoint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    commit: str
+    seed: int | None
+    epochs: int | None
+    digest: str = ""
+
+    def sealed(self) -> "Record":
+        """The same record with the digest of its content."""
+        content = self.model_dump(exclude={"digest"})
+        text = json.dumps(content, sort_keys=True)
+        return self.model_copy(update={"digest": hashlib.sha256(text.encode()).hexdigest()[:16]})
+
+
+def load_records(folder: Path = TABLES) -> list[Record]:
+    """All records of a folder.
+
+    Raises:
+        UserError: the file, the number of the record and the key that is wrong, or that was changed by hand.
+    """
+    path = folder / RESULTS
+    data = read_mapping(path).get("records", [])
+    if not isinstance(data, list):
+        raise UserError(f"{shown(path)}: records: a list is wanted")
+    records = []
+    for number, fields in enumerate(data, start=1):
+        try:
+            record = Record.model_validate(fields)
+        except ValidationError as error:
+            raise UserError(f"{shown(path)}: record {number}: {describe(error, fields)}") from None
+        if record.sealed().digest != record.digest:
+            raise UserError(
+                f"{shown(path)}: record {number} ({record.config}): digest: {record.digest!r} is not that of the "
+                f"content; only tools/record_result.py writes this file"
+            )
+        records.append(record)
+    return records
+
+
+def add_record(record: Record, folder: Path = TABLES) -> bool:
+    """Append a record; False where the same weights are there already with the same numbers.
+
+    Raises:
+        UserError: the file is broken.
+        OSError: it cannot be written.
+    """
+    records = load_records(folder)
+    record = record.sealed()
+    if any(record.digest == other.digest for other in records):
+        return False
+    content: dict[str, Any] = {"records": [other.model_dump() for other in [*records, record]]}
+    text = HEADER + yaml.safe_dump(content, sort_keys=False, width=118)
+    write_atomic(folder / RESULTS, text.encode())
+    return True
+
+
+def of_row(records: Iterable[Record], config: str | None, task: Task) -> list[Record]:
+    """The records that count for a row: runs of its config where there are any, else evaluations of other weights."""
+    found = [record for record in records if record.config == config and record.task == task]
+    return [record for record in found if record.kind == "trained"] or found
+
+
+def measured_value(records: list[Record], quantity: str) -> float | None:
+    """Mean over the records that have this quantity."""
+    values = [record.metrics[quantity] for record in records if quantity in record.metrics]
+    return mean(values) if values else None
