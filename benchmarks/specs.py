@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import timm
 import torch
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from engine.config import load_config
+from models.errors import hint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIONS = ("fuse", "compile")
@@ -62,8 +62,7 @@ def parse_spec(text: str) -> Spec:
         raise ValueError(f"{text}: {library!r} is not a library (timm: or torchvision:)")
     names = known[library]()
     if short not in names:
-        close = get_close_matches(short, names, n=1)
-        raise ValueError(f"{text}: there is no such model{f', did you mean {close[0]!r}?' if close else ''}")
+        raise ValueError(f"{text}: there is no such model; {hint(short, names)}")
     if library and "fuse" in options:
         raise ValueError(f"{text}: +fuse is for models of this project")
     return Spec(text, name, "fuse" in options, "compile" in options)

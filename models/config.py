@@ -8,8 +8,8 @@ from torch import nn
 
 from . import zoo
 from .backbone import LocalNet
-from .errors import UserError
-from .mixers import mixer_class, mixer_options, nearest
+from .errors import UserError, hint
+from .mixers import mixer_class, mixer_options
 
 
 class _ModelConfigBase(BaseModel):
@@ -32,14 +32,14 @@ class _ModelConfigBase(BaseModel):
     @model_validator(mode="after")
     def _names_exist(self) -> "_ModelConfigBase":
         if not self.name.startswith("timm:") and self.name not in zoo.list_models():
-            raise UserError(f"name: {self.name!r} is not known{nearest(self.name, zoo.list_models())}")
+            raise UserError(f"name: {self.name!r} is not known; {hint(self.name, zoo.list_models())}")
         mixer = getattr(self, "mixer", None)
         if mixer is not None:
             mixer_class(mixer)
             for key in getattr(self, "mixer_args", None) or {}:
                 if key not in mixer_options(mixer):
-                    known = nearest(key, mixer_options(mixer))
-                    raise UserError(f"mixer_args.{key}: mixer {mixer!r} has no such option{known}")
+                    known = hint(key, mixer_options(mixer))
+                    raise UserError(f"mixer_args.{key}: mixer {mixer!r} has no such option; {known}")
         return self
 
 

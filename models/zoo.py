@@ -10,8 +10,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from .backbone import LocalNet
-from .errors import UserError
-from .mixers import nearest
+from .errors import UserError, hint
 
 # Section 3.1 and Table 7. Nano is the same pyramid for images of about 28 pixels, for the quickstart and tests.
 SIZES: dict[str, dict[str, Any]] = {
@@ -95,7 +94,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         except TypeError as error:  # timm's way to refuse an argument
             raise UserError(f"model: {name}: {error}") from None
     if name not in _CLASSES:
-        raise UserError(f"model.name: {name!r} is not known{nearest(name, _CLASSES)}")
+        raise UserError(f"model.name: {name!r} is not known; {hint(name, _CLASSES)}")
     _check_overrides(name, overrides)
     return timm.create_model(name, pretrained=False, **overrides)
 
@@ -109,4 +108,4 @@ def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
     known = [*signature(_CLASSES[name]).parameters, "features_only", "out_indices"]
     for key in overrides:
         if key not in known:
-            raise UserError(f"model.{key}: {name} has no such argument{nearest(key, known)}")
+            raise UserError(f"model.{key}: {name} has no such argument; {hint(key, known)}")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataConfig
 from data.index import save_index
-from data.prepare.sources import Source, TableEntry, open_source
+from data.prepare.sources import Source, Entry, open_source
 from data.prepare.verify import Report, verify
 from data.prepare.writers import WRITERS, write_text
 from data.readers import Split, describe_source, index_path, scan
@@ -47,7 +47,7 @@ def progress_bar(total: int, text: str) -> tqdm:
 
 def build(source: Source, split: Split, form: str, out: Path) -> None:
     """Write one split in one form."""
-    entries: list[TableEntry] = source.entries(split)
+    entries: list[Entry] = source.entries(split)
     if not entries:
         raise UserError(f"the {split} split has no images")
     out.mkdir(parents=True, exist_ok=True)

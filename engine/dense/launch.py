@@ -19,6 +19,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+import engine.dense.hooks  # noqa: F401  registers what every run has
 from engine.dense.arguments import (
     common_parser,
     load_mm_config,

@@ -1,11 +1,10 @@
 """Token mixers, one file per operator, looked up by name."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, hint
 from .base import BlockInfo, Mixer, Properties
 
 _MIXERS: dict[str, type[Mixer]] = {}
@@ -31,7 +30,7 @@ def list_mixers() -> list[str]:
 def mixer_class(name: str) -> type[Mixer]:
     """The class registered as ``name``; ValueError names the nearest one."""
     if name not in _MIXERS:
-        raise UserError(f"mixer: {name!r} is not known{nearest(name, _MIXERS)}")
+        raise UserError(f"mixer: {name!r} is not known; {hint(name, _MIXERS)}")
     return _MIXERS[name]
 
 
@@ -46,14 +45,8 @@ def build_mixer(name: str, info: BlockInfo, *, window_size: int, **options: Any)
     cls, known = mixer_class(name), mixer_options(name)
     for key in options:
         if key not in known:
-            raise UserError(f"mixer_args.{key}: mixer {name!r} has no such option{nearest(key, known)}")
+            raise UserError(f"mixer_args.{key}: mixer {name!r} has no such option; {hint(key, known)}")
     return cls(info, window_size=window_size, **options)
-
-
-def nearest(word: str, known: Any) -> str:
-    """The end of an error message: the nearest valid name, else the valid ones."""
-    close = get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else f" (one of: {', '.join(sorted(known))})"
 
 
 # Importing the operator files fills the registry.
@@ -78,7 +71,6 @@ __all__ = [
     "list_mixers",
     "mixer_class",
     "mixer_options",
-    "nearest",
     "register_mixer",
     "static_window",
     "window_attention",

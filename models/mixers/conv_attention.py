@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, hint
 from ..layers import DepthwiseConv, apply_nchw, normalize
 from ..ops import local_aggregate, window_products
 from ..ops.reference import same_padding
@@ -175,7 +175,7 @@ class ConvAttention(Mixer):
     ) -> None:
         super().__init__()
         if form not in FORMS:
-            raise UserError(f"mixer_args.form: {form!r} is not known{nearest(form, FORMS)}")
+            raise UserError(f"mixer_args.form: {form!r} is not known; {hint(form, FORMS)}")
         if info.dim % info.num_heads:
             raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
         self.weights = WindowWeights(info.dim, info.num_heads, window_size, form=form, softmax=softmax)

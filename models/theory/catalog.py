@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UserError
-from ..mixers import BlockInfo, build_mixer, list_mixers, mixer_options, nearest
+from ..errors import UserError, hint
+from ..mixers import BlockInfo, build_mixer, list_mixers, mixer_options
 from ..mixers.conv_attention import FORMS
 from .layers import (
     ChannelSeparableMLP,
@@ -110,13 +110,13 @@ def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
     if name in list_mixers() and (options or name not in LAYERS):
         for key in options:
             if key not in mixer_options(name):
-                raise UserError(f"{key}: mixer {name!r} has no such option{nearest(key, mixer_options(name))}")
+                raise UserError(f"{key}: mixer {name!r} has no such option; {hint(key, mixer_options(name))}")
             default = mixer_options(name)[key].default
             if isinstance(default, bool | str) and type(options[key]) is not type(default):
                 raise UserError(f"{key}: {options[key]!r} is not of the type of its default, {default!r}")
         return _mixer(name, name, **options)
     if name not in LAYERS:
-        raise UserError(f"{name!r} is not a layer{nearest(name, [*LAYERS, *list_mixers()])}")
+        raise UserError(f"{name!r} is not a layer; {hint(name, [*LAYERS, *list_mixers()])}")
     if options:
         raise UserError(f"{name!r} takes no options; mixers of the zoo do: {', '.join(list_mixers())}")
     return LAYERS[name]

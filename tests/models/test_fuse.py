@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models.layers import fused as fused_layers
+from models import fused as fused_layers
 from models.ops import reference
 from models.ops.backend import use_backend
 from models.ops.inference import depthwise_relu

@@ -246,5 +246,5 @@ def test_configs_build_each_form_at_both_sizes(repo: Path) -> None:
 
 
 def test_unknown_form_is_named() -> None:
-    with pytest.raises(ValueError, match=r"mixer_args\.form: 'pre_conf'.*'pre_conv'"):
+    with pytest.raises(ValueError, match=r"mixer_args\.form: 'pre_conf'.*pre_conv"):
         create_model("swin_nano", mixer="conv_attention", mixer_args={"form": "pre_conf"})

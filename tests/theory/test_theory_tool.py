@@ -54,13 +54,13 @@ def test_a_wrong_declaration_is_exit_status_1(monkeypatch, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("dw_cnv", "'dw_cnv' is not a layer, did you mean 'dw_conv'?"),
-        ("dw_conv --set share_chanels=true", "did you mean 'share_channels'?"),
+        ("dw_cnv", "'dw_cnv' is not a layer; the nearest valid one is dw_conv"),
+        ("dw_conv --set share_chanels=true", "the nearest valid one is share_channels"),
         ("dw_conv --set share_channels=maybe", "share_channels: 'maybe'"),
         ("dw_conv --set share_channels", "'share_channels' is not of the form key=value"),
         ("dw_conv --set 'share_channels=[1'", "not valid YAML"),
         ("conv --set padding=zeros", "'conv' takes no options"),
-        ("conv_attention --set form=post_conf", "did you mean 'post_conv'?"),
+        ("conv_attention --set form=post_conf", "the nearest valid one is post_conv"),
         ("dw_conv --size 7", "--size: 7 must be an even number of at least two windows of 3; try 6"),
         ("dw_conv --channels 9", "--channels: 9 cannot be split evenly into 2 heads"),
         ("dw_conv --channels 200", "--channels: 6x6 positions allow at most 56"),

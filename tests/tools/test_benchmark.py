@@ -39,8 +39,8 @@ def test_comparison_as_json_and_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dw_conv_tin", "did you mean 'dw_conv_tiny'"),
-        ("timm:resnet5", "did you mean"),
+        ("dw_conv_tin", "the nearest valid one is dw_conv_tiny"),
+        ("timm:resnet5", "the nearest valid one is"),
         ("dw_conv_tiny+fast", "(one of: +fuse, +compile)"),
         ("hub:resnet", "not a library"),
         ("timm:resnet18+fuse", "models of this project"),

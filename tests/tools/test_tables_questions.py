@@ -85,7 +85,7 @@ def test_a_wrong_question_is_refused_by_its_key(tmp_path: Path, changes: dict, m
 
 
 def test_the_projects_questions_ask_each_table_and_name_runs_of_a_sweep() -> None:
-    found = load_questions(ROOT / "configs" / "questions.yaml")
+    found = load_questions(ROOT / "configs" / "tables" / "questions.yaml")
     assert {question.table for question in found} >= {"2", "4", "6", "9", "10", "11", "12"}
     for question in found:
         grid = load_grid(ROOT / "configs" / "sweeps" / f"{Path(question.results).stem}.yaml")

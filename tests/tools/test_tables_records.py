@@ -127,7 +127,7 @@ def test_a_number_changed_by_hand_is_found(monkeypatch, tables: Path, finished: 
     run(monkeypatch, str(finished))
     path = tables / "results.yaml"
     path.write_text(path.read_text().replace("top1: 81.7", "top1: 82.7"), encoding="utf-8")
-    with pytest.raises(UserError, match=r"measured\.yaml: record 1 .*: digest: .* only tools/record_result\.py"):
+    with pytest.raises(UserError, match=r"results\.yaml: record 1 .*: digest: .* only tools/record_result\.py"):
         load_records(tables)
 
 

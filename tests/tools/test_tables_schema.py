@@ -101,10 +101,10 @@ def test_a_table_in_the_wrong_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_proof_is_refused_by_config(tmp_path: Path) -> None:
     write(tmp_path, 'a.yaml: {params: "28 M"}', "expected_costs.yaml")
-    with pytest.raises(UserError, match=r"proofs\.yaml: a\.yaml: '28 M' is no number"):
+    with pytest.raises(UserError, match=r"expected_costs\.yaml: a\.yaml: '28 M' is no number"):
         load_expected_costs(tmp_path)
     write(tmp_path, 'a.yaml: {param: "28M"}', "expected_costs.yaml")
-    with pytest.raises(UserError, match=r"proofs\.yaml: a\.yaml: param"):
+    with pytest.raises(UserError, match=r"expected_costs\.yaml: a\.yaml: param"):
         load_expected_costs(tmp_path)
 
 

@@ -29,7 +29,7 @@ def measured_properties(operator: str) -> dict[str, str]:
 
 
 NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
-RESULTS, PROPERTY_WRONG = "measured", "property differs"
+MEASURED, PROPERTY_WRONG = "measured", "property differs"
 COMMANDS: dict[Task, str] = {
     "classification": "python train_cls.py --config {config}",
     "detection": "python detection/train.py {config}",
@@ -57,7 +57,7 @@ class TableEntry:
     def status(self) -> str:
         """Derived, never stored: the most that was shown for this row."""
         if self.properties is not None:
-            return PROPERTY_WRONG if self.wrong else RESULTS
+            return PROPERTY_WRONG if self.wrong else MEASURED
         if self.wrong:
             return COST_WRONG
         if self.records:

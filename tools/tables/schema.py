@@ -76,6 +76,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = ROOT / "configs" / "tables"
 EXPECTED_COSTS = "expected_costs.yaml"
 RESULTS = "results.yaml"
+QUESTIONS = "questions.yaml"
 Task = Literal["classification", "detection", "segmentation"]
 
 
@@ -185,7 +186,7 @@ def load_tables(folder: Path = TABLES) -> list[Table]:
     """All tables of a folder in the paper's order, each found in the file of its name."""
     tables = []
     for path in sorted(folder.glob("*.yaml")):
-        if path.name in (EXPECTED_COSTS, RESULTS):
+        if path.name in (EXPECTED_COSTS, RESULTS, QUESTIONS):
             continue
         table = load_table(path)
         if path.stem != file_stem(table.table):
