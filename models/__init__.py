@@ -4,9 +4,13 @@
 ``timm.create_model`` knows the same names.
 """
 
-from . import comparison
-from .config import ModelConfig, build_model
-from .fuse import fuse
-from .zoo import create_model, list_models
+from ._alias import one_zoo
+
+one_zoo(__name__)
+
+from . import comparison  # noqa: E402
+from .config import ModelConfig, build_model  # noqa: E402
+from .fuse import fuse  # noqa: E402
+from .zoo import create_model, list_models  # noqa: E402
 
 __all__ = ["ModelConfig", "build_model", "comparison", "create_model", "fuse", "list_models"]

@@ -1,5 +1,5 @@
-"""Where the optional reference data lies: beside the checkout, and not in a bare clone."""
+"""Where the reference data lies: miniatures of the authors' models, their checkpoints' keys, rows of the paper."""
 
 from pathlib import Path
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+REFERENCE = Path(__file__).resolve().parent / "reference"

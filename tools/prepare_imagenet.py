@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataConfig
 from data.index import save_index
-from data.prepare.sources import Source, Entry, open_source
+from data.prepare.sources import Entry, Source, open_source
 from data.prepare.verify import Report, verify
 from data.prepare.writers import WRITERS, write_text
 from data.readers import Split, describe_source, index_path, scan

@@ -1,6 +1,6 @@
 # `make quickstart-detection`: a nano model with a Mask R-CNN of a quarter of the usual width.
 _base_ = "./_base_/scenes.py"
-custom_imports = dict(imports=["models.mm"], allow_failed_imports=False)
+custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
 
 _bn, _align = dict(type="BN"), dict(sampling_ratio=1)
 model = dict(

@@ -1,6 +1,6 @@
 # `make quickstart-segmentation`: a nano model with an eighth of UPerNet's usual width.
 _base_ = "./_base_/scenes.py"
-custom_imports = dict(imports=["models.mm"], allow_failed_imports=False)
+custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
 
 _bn = dict(type="BN")
 _rare = dict(class_weight=[0.2] + [1.0] * 10)  # nine of ten pixels are background

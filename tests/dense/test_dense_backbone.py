@@ -11,6 +11,7 @@ import torch
 from mmdet.registry import MODELS as DETECTION
 from mmengine.model import revert_sync_batchnorm
 from mmseg.registry import MODELS as SEGMENTATION
+from reference_data import REFERENCE
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,7 +23,6 @@ from models.mm import PADDED_MIXERS, ZooBackbone
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT.parent / "shared" / "reference"
 FAMILIES = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
 LIBRARIES = {"mmdet": DETECTION, "mmseg": SEGMENTATION}
 
@@ -54,7 +54,6 @@ def test_same_weights_give_same_maps_in_the_zoo_and_both_libraries(family: str) 
 
 
 @pytest.mark.parametrize("name,model", [("dwnet_det_mini", "dw_conv"), ("dynamic_dwnet_det_mini", "d_dw_conv")])
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no ../shared/reference beside this clone")
 def test_equal_to_the_authors_dense_backbones(name: str, model: str) -> None:
     tensors = load_file(REFERENCE / f"{name}.safetensors")
     state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
@@ -68,7 +67,6 @@ def test_equal_to_the_authors_dense_backbones(name: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("kind,size", [(k, s) for k in ("dwnet", "dynamic_dwnet") for s in ("tiny", "base")])
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no ../shared/reference beside this clone")
 def test_released_dense_checkpoints_fit_key_by_key(kind: str, size: str) -> None:
     shapes = json.loads((REFERENCE / "checkpoint_keys" / f"downstream_{kind}_{size}.json").read_text())
     converted = convert_state({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})

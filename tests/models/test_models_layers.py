@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference_data import SHARED
+from reference_data import REFERENCE
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,10 +24,9 @@ def test_cc_bn_starts_as_bn_and_centers() -> None:
     assert torch.allclose(norm(x), plain(by_hand), atol=1e-6) and torch.equal(x, before)
 
 
-@pytest.mark.skipif(not (SHARED / "reference").is_dir(), reason="the authors' module is not beside this checkout")
 def test_cc_bn_equals_the_reference_module() -> None:
     """The reference has a second, scaling step, with sigmoid weights; ours is its input."""
-    t = load_file(SHARED / "reference" / "rbn_module.safetensors")
+    t = load_file(REFERENCE / "rbn_module.safetensors")
     norm = CenteringBatchNorm2d(8)
     with torch.no_grad():
         norm.center_weight.copy_(t["model.center_weight"].flatten())

@@ -6,7 +6,7 @@ _base_ = [
     + "/.mim/configs/convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py",
     "../../../engine/dense/configs/zoo.py",
 ]
-custom_imports = dict(imports=["models.mm"], allow_failed_imports=False)
+custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.2))
 

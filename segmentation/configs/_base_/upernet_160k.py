@@ -6,7 +6,7 @@ _base_ = [
     + "/.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
     "../../../engine/dense/configs/zoo.py",
 ]
-custom_imports = dict(imports=["models.mm"], allow_failed_imports=False)
+custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.3))
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.weight_decay))
