@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
-from .mixers.window_attention import relative_position_index
+from .mixers import list_mixers, mixer_class
 
 State = dict[str, Tensor]
 
@@ -54,28 +54,8 @@ def _unpickle(path: Path) -> State:
     return content
 
 
-# The authors' and Swin's names inside a block, and ours.
-_BLOCK_RULES: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(rf"^{pattern}"), replacement)
-    for pattern, replacement in [
-        (r"attn2conv\.conv0\.", "mixer.proj_in."),
-        (r"attn2conv\.bn0\.", "mixer.norm_in."),
-        (r"attn2conv\.conv\.(weight|bias)$", r"mixer.op.\1"),
-        (r"attn2conv\.conv\.conv1\.weight$", "mixer.op.generator.reduce.weight"),
-        (r"attn2conv\.conv\.bn\.", "mixer.op.generator.norm."),
-        (r"attn2conv\.conv\.conv2\.(weight|bias)$", r"mixer.op.generator.expand.\1"),
-        (r"attn2conv\.conv\.conv1\.0\.", "mixer.op.generator.reduce."),
-        (r"attn2conv\.conv\.conv1\.1\.", "mixer.op.generator.norm."),
-        (r"attn2conv\.conv\.conv2\.0\.", "mixer.op.generator.expand."),
-        (r"attn2conv\.bn\.", "mixer.norm_op."),
-        (r"attn2conv\.conv2\.", "mixer.proj_out."),
-        (r"attn2conv\.bn2\.", "mixer.norm_out."),
-        (r"attn\.(qkv|proj)\.", r"mixer.\1."),
-        (r"attn\.relative_position_bias_table$", "mixer.relative_position_bias_table"),
-        (r"bn\.", "norm2."),
-        (r"(norm[12]|mlp\.fc[12])\.", r"\1."),
-    ]
-]
+# The authors' and Swin's names of what a block has besides its mixer, and ours.
+_BLOCK_RULES = ((r"bn\.", "norm2."), (r"(norm[12]|mlp\.fc[12])\.", r"\1."))
 _BLOCK = re.compile(r"^layers\.(\d+)\.blocks\.(\d+)\.(.+)$")
 _DOWNSAMPLE = re.compile(r"^layers\.(\d+)\.downsample\.(.+)$")
 _TOP = re.compile(
@@ -86,11 +66,11 @@ _TOP = re.compile(
 def convert_state(state: State) -> State:
     """Translate a checkpoint of the authors, of Swin or of timm's Swin to this project's names.
 
-    Every key is used exactly once: renamed, or, for Swin's tables that follow from the shape (position index and shift
+    Every key is used exactly once: renamed, or, for tables that follow from the shape (Swin's position index and shift
     mask), checked and left out. A checkpoint with our own names is returned as it is.
 
     Raises:
-        UserError: a key that no rule knows, or a position index of another order.
+        UserError: a key that no rule knows, or a table that is not the one that follows from its shape.
     """
     if any(key.startswith("stages.") for key in state):
         return dict(state)
@@ -100,38 +80,52 @@ def convert_state(state: State) -> State:
     )
     converted: State = {}
     for key, value in state.items():
-        new = _convert_key(key, value, merges_first)
-        if new is None:
+        if _follows_from_the_shape(key, value):
             continue
+        new, value = _converted(key, value, merges_first)
         if new in converted:
             raise UserError(f"{key}: two keys of the checkpoint become {new}")
-        is_kernel = new.endswith("mixer.op.weight") and value.ndim == 4
-        converted[new] = value.squeeze(1) if is_kernel else value
+        converted[new] = value
     return converted
 
 
-def _convert_key(key: str, value: Tensor, merges_first: bool) -> str | None:
-    """The new name of one key; None for a table that follows from the shape."""
-    if key.endswith("attn_mask"):
-        return None
-    if key.endswith("relative_position_index"):
-        expected = relative_position_index(round(value.shape[0] ** 0.5))
-        if not value.is_meta and not torch.equal(value.cpu(), expected):
-            raise UserError(f"{key}: the position index is not the one of Swin")
-        return None
+def _follows_from_the_shape(key: str, value: Tensor) -> bool:
+    for ending, check in (item for name in list_mixers() for item in mixer_class(name).foreign_tables.items()):
+        if key.endswith(ending):
+            if not check(value):
+                raise UserError(f"{key}: is not the table that follows from its shape, as this project has it")
+            return True
+    return False
+
+
+def _converted(key: str, value: Tensor, merges_first: bool) -> tuple[str, Tensor]:
+    """The new name of one key, and the value in the shape that it has here."""
     if match := _BLOCK.match(key):
         stage, block, rest = match.groups()
-        for pattern, replacement in _BLOCK_RULES:
-            if pattern.search(rest):
-                return f"stages.{stage}.blocks.{block}.{pattern.sub(replacement, rest)}"
+        found = _inside_block(rest, value)
+        if found is not None:
+            return f"stages.{stage}.blocks.{block}.{found[0]}", found[1]
     elif match := _DOWNSAMPLE.match(key):
         stage = int(match[1]) + (0 if merges_first else 1)
-        return f"stages.{stage}.downsample.{match[2]}"
+        return f"stages.{stage}.downsample.{match[2]}", value
     elif _TOP.match(key):
-        return key
+        return key, value
     elif key in ("head.fc.weight", "head.fc.bias"):
-        return key.replace("head.fc", "head")
+        return key.replace("head.fc", "head"), value
     raise UserError(f"{key}: unknown key, neither the authors', Swin's nor this project's")
+
+
+def _inside_block(rest: str, value: Tensor) -> tuple[str, Tensor] | None:
+    """A name inside a block by the rules of the mixers (``foreign_names``) and of the block itself."""
+    for cls in map(mixer_class, list_mixers()):
+        for pattern, replacement in cls.foreign_names:
+            if re.match(pattern, rest):
+                name = re.sub(f"^{pattern}", replacement, rest)
+                return f"mixer.{name}", cls.from_foreign(name, value)
+    for pattern, replacement in _BLOCK_RULES:
+        if re.match(pattern, rest):
+            return re.sub(f"^{pattern}", replacement, rest), value
+    return None
 
 
 @dataclass

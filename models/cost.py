@@ -18,11 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import UserError
 from .layers import CenteringBatchNorm2d, DepthwiseConv, GlobalAvgPool
-from .mixers.conv_attention import ConvAttention, WindowWeights
-from .mixers.d_dw_conv import DynamicDepthwiseConv
-from .mixers.i_dynamic import InhomogeneousConv
-from .mixers.static_window import StaticWindow
-from .mixers.window_attention import WindowAttention
 
 
 @dataclass(frozen=True)
@@ -110,55 +105,6 @@ def _depthwise(module: DepthwiseConv, inputs: tuple[Tensor, ...], output: Tensor
     return output.numel() * (module.kernel_size**2 + (module.bias is not None))
 
 
-@paper_rule(DynamicDepthwiseConv)
-def _dynamic(module: DynamicDepthwiseConv, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    return output.numel() * (module.generator.kernel_size**2 + 1)
-
-
-@paper_rule(InhomogeneousConv)
-def _inhomogeneous(module: InhomogeneousConv, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    """The generator's last convolution, which runs inside the operator, and the sum where it counts."""
-    expand = module.generator.expand
-    positions = output.shape[:3].numel()
-    return positions * expand.out_channels * (expand.in_channels + 1) + rules.aggregation * _aggregation(module, output)
-
-
-def _aggregation(module: InhomogeneousConv, output: Tensor) -> int:
-    return output.numel() * module.generator.kernel_size**2
-
-
-@paper_rule(WindowAttention)
-def _attention(module: WindowAttention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    """The two products and the softmax, over the padded windows."""
-    n = module.window_size**2
-    tokens = _padded_tokens(module.window_size, output)
-    return 2 * tokens * n * output.shape[-1] + rules.softmax * tokens * n * module.num_heads
-
-
-@paper_rule(StaticWindow)
-def _static(module: StaticWindow, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    return _padded_tokens(module.window_size, output) * module.window_size**2 * output.shape[-1]
-
-
-@paper_rule(WindowWeights)
-def _window_weights(module: WindowWeights, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    """Softmax, products of query and key, convolution over the offsets; the projections are counted by themselves."""
-    count = rules.softmax * module.softmax + 9 * (module.post is not None)
-    products = inputs[0].numel() * module.kernel_size**2 if module.qk is not None else 0
-    return count * output.numel() + products
-
-
-@paper_rule(ConvAttention)
-def _conv_attention(module: ConvAttention, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    """The sum over the window, as for window attention."""
-    return output.numel() * module.weights.kernel_size**2
-
-
-def _padded_tokens(window: int, output: Tensor) -> int:
-    batch, height, width = output.shape[:3]
-    return batch * (-(-height // window) * window) * (-(-width // window) * window)
-
-
 def paper_macs(model: nn.Module, *inputs: Any, rules: Rules = CLASSIFICATION) -> int:
     """Run ``model(*inputs)`` once and add up what the paper's counter counts; meta tensors do."""
     total = 0
@@ -177,14 +123,17 @@ def paper_macs(model: nn.Module, *inputs: Any, rules: Rules = CLASSIFICATION) ->
 
 
 def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
-    """Run ``model(*inputs)`` once under torch's counter: (MACs without, MACs of I-Dynamic's aggregation)."""
-    aggregation = 0
+    """Run ``model(*inputs)`` once under torch's counter: (MACs without, MACs of sums that are counted apart).
 
-    def count(module: InhomogeneousConv, args: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal aggregation
-        aggregation += _aggregation(module, output)
+    A module has such a sum where it has a method ``apart_macs`` of its output: I-Dynamic, as the paper leaves it out.
+    """
+    apart = 0
 
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, InhomogeneousConv)]
+    def count(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal apart
+        apart += module.apart_macs(output)
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if hasattr(m, "apart_macs")]
     counter = FlopCounterMode(display=False)
     try:
         with counter:
@@ -192,7 +141,7 @@ def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
     finally:
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() // 2 - aggregation, aggregation
+    return counter.get_total_flops() // 2 - apart, apart
 
 
 def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch") -> Cost:
@@ -219,7 +168,9 @@ def _without_values(model: nn.Module) -> nn.Module:
 
 
 def _rule_of(module: nn.Module) -> Rule | None:
-    return next((PAPER_RULES[kind] for kind in type(module).__mro__ if kind in PAPER_RULES), None)
+    """The module's own method ``paper_macs``, else the rule of its type."""
+    own = getattr(type(module), "paper_macs", None)
+    return own or next((PAPER_RULES[kind] for kind in type(module).__mro__ if kind in PAPER_RULES), None)
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> None:

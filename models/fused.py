@@ -1,17 +1,15 @@
-"""The modules of a fused model (:func:`models.fuse`): no norm with statistics, no gradient."""
+"""The layers of a fused model (:func:`models.fuse`), and how norms are folded into them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backbone import Block, Stage
+from .errors import UserError
 from .layers import DepthwiseConv, normalize
 from .ops.inference import PackedWeight, depthwise_relu, linear, runs_eagerly
 
-# Elements of the widest map of a block, the hidden one of its MLP, that are worked on at a time. Above 32 MB the system
-# allocates a map anew at each call, which costs more than the products; far below, oneDNN's calls are too short.
-BLOCK_ELEMENTS = 5_000_000
+Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 def constant(value: Tensor, like: Tensor) -> nn.Parameter:
@@ -69,35 +67,52 @@ class FusedDepthwise(nn.Module):
         return depthwise_relu(x, self.weight, self.bias)
 
 
-class FusedDepthwiseBlock(nn.Module):
-    """A block of a depth-wise model whose norms are folded: five calls, the residual sums inside two of them.
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies by and adds, in float64."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise UserError("fuse: a batch norm without running statistics depends on the batch and cannot be folded")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
 
-    The names of its parts are those of :class:`models.backbone.Block`.
+
+def plus(bias: Tensor | None, shift: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    return shift if bias is None else bias.double() * scale + shift
+
+
+def as_linear(layer: Any, activation: str = "none") -> FusedLinear:
+    """A linear layer or 1x1 convolution as it is."""
+    bias = None if layer.bias is None else constant(layer.bias, layer.weight)
+    return FusedLinear(constant(layer.weight.flatten(1), layer.weight), bias, activation)
+
+
+def linear_then_norm(layer: Any, norm: Norm, activation: str = "none") -> FusedLinear:
+    scale, shift = scale_and_shift(norm)
+    weight = layer.weight.flatten(1).double() * scale[:, None]
+    bias = constant(plus(layer.bias, shift, scale), layer.weight)
+    return FusedLinear(constant(weight, layer.weight), bias, activation)
+
+
+def norm_then_linear(norm: Norm, layer: Any, activation: str = "none") -> FusedLinear:
+    scale, shift = scale_and_shift(norm)
+    weight = layer.weight.double()
+    bias = constant(plus(layer.bias, weight @ shift), layer.weight)
+    return FusedLinear(constant(weight * scale, layer.weight), bias, activation)
+
+
+def fold_into_operator(operator: Any, norm: Any) -> bool:
+    """Fold a norm into the operator before it; False where that is not exact and nothing was done.
+
+    An operator that can take it in has a method ``absorb(scale, shift)`` that says whether it did.
     """
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.mixer, self.norm2, self.mlp = block.mixer, block.norm2, block.mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixer: Any = self.mixer
-        mlp: Any = self.mlp
-        x = mixer.proj_out(mixer.op(mixer.proj_in(x)), residual=x)
-        return mlp.fc2(mlp.act(mlp.fc1(normalize(self.norm2, x))), residual=x)
-
-
-class ImageBlockedStage(Stage):
-    """A stage that works on a few images at a time, so that no map is too large for memory that is used again."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not runs_eagerly(x):
-            return super().forward(x)
-        images = self._images(x)
-        if images >= len(x):
-            return super().forward(x)
-        return torch.cat([super(ImageBlockedStage, self).forward(part) for part in x.split(images)])
-
-    def _images(self, x: Tensor) -> int:
-        # An MLP widens by four; merging quarters the positions and doubles the width.
-        hidden = x.shape[1] * x.shape[2] * x.shape[3] * (4 if isinstance(self.downsample, nn.Identity) else 2)
-        return max(1, BLOCK_ELEMENTS // hidden)
+    if not isinstance(norm, Norm):
+        return False
+    scale, shift = scale_and_shift(norm)
+    if not isinstance(operator, DepthwiseConv):
+        return hasattr(operator, "absorb") and operator.absorb(scale, shift)
+    weight = operator.weight.double().repeat_interleave(operator.dim // operator.groups, dim=0)
+    operator.bias = constant(plus(operator.bias, shift, scale), operator.weight)
+    operator.weight, operator.groups = constant(weight * scale[:, None, None], operator.weight), operator.dim
+    return True

@@ -15,9 +15,8 @@ from .backbone import LocalNet
 from .checkpoint import LoadReport, State, convert_state, load_pretrained, read_weights
 from .errors import UserError
 from .layers import build_norm, normalize
+from .mixers import mixer_class
 
-# The authors' dense backbones pad DW-Conv and D-DW-Conv to whole windows, I-Dynamic not; Swin pads by itself.
-PADDED_MIXERS = ("dw_conv", "d_dw_conv")
 OUTPUT_NORM = re.compile(r"norm\d\.")
 
 
@@ -31,9 +30,9 @@ class ZooBackbone(BaseModule):
     Args:
         name: a name of :func:`models.list_models`.
         out_indices: the stages whose maps are returned.
-        out_norm: "bn", "ln" or "none"; None is Swin's LN for Swin and the authors' BN for all others.
-        window_pad: zero-pad each map to whole windows before the operator and crop it after; None is the authors' rule
-            (:data:`PADDED_MIXERS`).
+        out_norm: "bn", "ln" or "none"; None is the mixer's ``dense_norm``: Swin's LN, the authors' BN for all others.
+        window_pad: zero-pad each map to whole windows before the operator and crop it after; None is the mixer's
+            ``dense_window_pad``: the authors' dense DW-Conv and D-DW-Conv do, I-Dynamic not, and Swin pads by itself.
         frozen_stages: -1 trains all; 0 freezes the patch embedding, i also the first i stages and their output norms.
         with_cp: recompute blocks in the backward pass to save memory.
         init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` with a file of this project, of the authors or of Swin.
@@ -64,7 +63,7 @@ class ZooBackbone(BaseModule):
         net.set_grad_checkpointing(with_cp)
         self.patch_embed, self.stages = net.patch_embed, net.stages
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        kind = out_norm or ("ln" if net.init_args["mixer"] == "window_attention" else "bn")
+        kind = out_norm or mixer_class(net.init_args["mixer"]).dense_norm
         for index in self.out_indices:
             width = net.feature_info[index]["num_chs"]
             self.add_module(f"norm{index}", nn.Identity() if kind == "none" else build_norm(kind, width))
@@ -125,7 +124,7 @@ def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any
     if not isinstance(plan, LocalNet):
         raise UserError(f"backbone.name: {name!r} has no four stages of the zoo and cannot be a backbone")
     if window_pad is None:
-        window_pad = plan.init_args["mixer"] in PADDED_MIXERS
+        window_pad = mixer_class(plan.init_args["mixer"]).dense_window_pad
     if window_pad:
         overrides = {**overrides, "mixer_args": {**(overrides.get("mixer_args") or {}), "window_pad": True}}
     net = create_model(name, num_classes=0, **overrides)

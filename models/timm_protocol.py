@@ -8,6 +8,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .errors import UserError
+from .mixers.base import Mixer
 
 
 class TimmProtocol(nn.Module):
@@ -84,8 +85,10 @@ class TimmProtocol(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names besides 1-D parameters that take no weight decay: the relative position tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        """Names besides 1-D parameters that take no weight decay, as the mixers declare them."""
+        mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
+        wanted = {f"{name}.{own}" for name, mixer in mixers for own in mixer.no_weight_decay}
+        return wanted & {name for name, _ in self.named_parameters()}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

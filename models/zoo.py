@@ -11,6 +11,7 @@ from torch import nn
 
 from .backbone import LocalNet
 from .errors import UserError, hint
+from .mixers import list_mixers, mixer_class
 
 # Section 3.1 and Table 7. Nano is the same pyramid for images of about 28 pixels, for the quickstart and tests.
 SIZES: dict[str, dict[str, Any]] = {
@@ -18,12 +19,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
     "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
 }
-FAMILIES: dict[str, str] = {
-    "swin": "window_attention",
-    "dw_conv": "dw_conv",
-    "d_dw_conv": "d_dw_conv",
-    "i_dynamic": "i_dynamic",
-}
+_PAPERS_ORDER = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")  # further families follow in the order of their mixers
+FAMILIES: dict[str, str] = dict(
+    sorted(
+        ((family, name) for name in list_mixers() if (family := mixer_class(name).family)),
+        key=lambda item: _PAPERS_ORDER.index(item[0]) if item[0] in _PAPERS_ORDER else len(_PAPERS_ORDER),
+    )
+)
 _DEFAULT_CFG: dict[str, Any] = {
     "url": "",
     "num_classes": 1000,

@@ -1,9 +1,12 @@
-"""What all tests share: the checkout's root, and repeatable random numbers."""
+"""What all tests share: the checkout's root, repeatable random numbers, and tests that run over the registries."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from mixer_case import mixer_cases
+
+from models.zoo import FAMILIES
 
 
 @pytest.fixture
@@ -15,3 +18,12 @@ def repo() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``mixer_case``: every variant of every mixer; ``family``: every mixer that has named models."""
+    if "mixer_case" in metafunc.fixturenames:
+        cases = list(mixer_cases())
+        metafunc.parametrize("mixer_case", cases, ids=[case.key for case in cases])
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", FAMILIES)

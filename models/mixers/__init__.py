@@ -1,11 +1,16 @@
-"""Token mixers, one file per operator, looked up by name."""
+"""Token mixers, one file per operator, looked up by name.
+
+Every file of this folder whose name does not begin with ``_`` is imported, so a new file is a new mixer.
+"""
 
 from collections.abc import Callable
+from importlib import import_module
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, hint
-from .base import BlockInfo, Mixer, Properties
+from .base import BlockInfo, Mixer, Properties, Variant
 
 _MIXERS: dict[str, type[Mixer]] = {}
 
@@ -49,29 +54,30 @@ def build_mixer(name: str, info: BlockInfo, *, window_size: int, **options: Any)
     return cls(info, window_size=window_size, **options)
 
 
-# Importing the operator files fills the registry.
-from . import (  # noqa: E402
-    conv_attention,
-    d_dw_conv,
-    dw_conv,
-    i_dynamic,
-    static_window,
-    window_attention,
-)
+def mixer_variants() -> dict[str, tuple[str, Variant]]:
+    """Every option set that is measured and tested: its name to the mixer and the variant."""
+    found: dict[str, tuple[str, Variant]] = {}
+    for name, cls in sorted(_MIXERS.items()):
+        for key, variant in (cls.variants or {name: Variant(label=name)}).items():
+            if key in found:
+                raise ValueError(f"variant {key!r} of mixer {name!r} is one of {found[key][0]!r}, too")
+            found[key] = (name, variant)
+    return found
+
+
+for _file in sorted(Path(__file__).parent.glob("[!_]*.py")):
+    if _file.stem != "base":
+        import_module(f".{_file.stem}", __name__)
 
 __all__ = [
     "BlockInfo",
     "Mixer",
     "Properties",
+    "Variant",
     "build_mixer",
-    "conv_attention",
-    "d_dw_conv",
-    "dw_conv",
-    "i_dynamic",
     "list_mixers",
     "mixer_class",
     "mixer_options",
+    "mixer_variants",
     "register_mixer",
-    "static_window",
-    "window_attention",
 ]

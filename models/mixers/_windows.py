@@ -1,8 +1,19 @@
-"""Cutting a map into windows, with shift and padding, for any height and width."""
+"""Cutting a map into windows, with shift and padding, for any height and width, and what window mixers share."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..errors import UserError
+from .base import BlockInfo, LocalWeights, Mixer
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the position table for each pair of positions in a window: (n, n) with n = window^2."""
+    axis = torch.arange(window)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
+    offset = grid[:, :, None] - grid[:, None, :] + window - 1
+    return offset[0] * (2 * window - 1) + offset[1]
 
 
 def window_shift(size: tuple[int, int], window: int, shift: int) -> tuple[int, int]:
@@ -31,6 +42,12 @@ def from_windows(x: Tensor, window: int, size: tuple[int, int], shift: tuple[int
     return x[:, : size[0], : size[1]]
 
 
+def padded_tokens(window: int, output: Tensor) -> int:
+    """Positions of the windows that cover a batch of maps (B, H, W, C)."""
+    batch, height, width = output.shape[:3]
+    return batch * (-(-height // window) * window) * (-(-width // window) * window)
+
+
 def shift_mask(size: tuple[int, int], window: int, shift: tuple[int, int], like: Tensor) -> Tensor:
     """Which positions of a shifted window were neighbours before the roll: (windows, n, n), 0 or -inf to be added.
 
@@ -48,3 +65,37 @@ def shift_mask(size: tuple[int, int], window: int, shift: tuple[int, int], like:
     region = to_windows(region[None, :, :, None], window)[0, :, :, 0]
     apart = region[:, :, None] != region[:, None, :]
     return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill_(apart, float("-inf"))
+
+
+class WindowMixer(Mixer):
+    """A mixer whose map is cut into windows that do not see each other, shifted by half in every second block.
+
+    The window is at most as large as the map at the nominal input size. Weights are shared within heads.
+    """
+
+    def __init__(self, info: BlockInfo, *, window_size: int) -> None:
+        super().__init__(info, window_size=min(window_size, *info.resolution))
+        if info.dim % info.num_heads:
+            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
+        self.num_heads = info.num_heads
+        self.shift = self.window_size // 2 if info.index % 2 else 0
+
+    def window_weights(self, x: Tensor) -> Tensor:
+        """The weights of a framed map, (B or 1, windows, heads, n, n): output position, then input position."""
+        raise NotImplementedError
+
+    def frame(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, -x.shape[2] % self.window_size, 0, -x.shape[1] % self.window_size))
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        """The window's weights by offset: a sliding window of 2w - 1, zero outside the position's own window."""
+        window, size = self.window_size, (x.shape[1], x.shape[2])
+        weights = self.window_weights(x)
+        side, n = 2 * window - 1, window**2
+        index = relative_position_index(window).T  # counted from input to output, an offset from output to input
+        spread = weights.new_zeros(*weights.shape[:4], side**2)
+        spread.scatter_(-1, index.to(weights.device).expand(weights.shape), weights)
+        flat = spread.transpose(2, 3).reshape(*weights.shape[:2], n, self.num_heads * side**2)
+        on_map = from_windows(flat, window, size).unflatten(-1, (self.num_heads, side, side))
+        on_map = on_map.expand(len(x), *on_map.shape[1:])
+        return LocalWeights(on_map.contiguous(), window_shift(size, window, self.shift))

@@ -4,10 +4,14 @@ Every mixer is the sum ``y_i = sum_j w_ij * x_ij`` (equation 4). What differs is
 connectivity), which of them are equal (weight sharing), and whether they depend on the image (dynamic weight).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+
+from ..ops import local_aggregate
 
 Positions = Literal["local window", "all", "only itself"]
 SharedPositions = Literal["no", "yes", "between windows"]
@@ -56,18 +60,103 @@ class BlockInfo:
     """Norm inside the mixer ("ln", "bn", "ccbn"); None takes the mixer's own default."""
 
 
-class Mixer(nn.Module):
-    """Maps (B, H, W, C) to (B, H, W, C) for any H and W unless its class says otherwise.
+@dataclass(frozen=True)
+class LocalWeights:
+    """Weights ``w_ij``, in any of the forms that ``local_aggregate`` takes."""
 
-    A subclass is registered with :func:`models.mixers.register_mixer`, takes ``(info, *, window_size, ...)`` with typed
-    keyword options, and declares what follows.
+    weight: Tensor
+    """(G, k, k), (B, G, k, k) or (B, H, W, G, k, k); the last on the rolled map where there is a shift."""
+    shift: tuple[int, int] = (0, 0)
+    """How far the map is rolled before the sum and back after it."""
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """``y_i = sum_j w_ij * x_ij`` (equation 4) for values (B, H, W, C)."""
+        if not any(self.shift):
+            return local_aggregate(values, self.weight)
+        rolled = torch.roll(values, (-self.shift[0], -self.shift[1]), (1, 2))
+        return torch.roll(local_aggregate(rolled, self.weight), self.shift, (1, 2))
+
+    def expand(self, batch: int) -> "LocalWeights":
+        """The weights of one image for a batch of as many."""
+        if self.weight.dim() == 3:
+            return self
+        return LocalWeights(self.weight.expand(batch, *self.weight.shape[1:]), self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Options under which a mixer is measured, tested and listed."""
+
+    label: str
+    """How tables and figures call it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the constructor; ``...`` stands for the number of heads."""
+    figure: str = ""
+    """Its name in Figure 4, empty where the figure leaves it out."""
+
+    def options_for(self, heads: int) -> dict[str, Any]:
+        """The options for a block of ``heads`` heads."""
+        return {key: heads if value is ... else value for key, value in self.options.items()}
+
+
+class Mixer(nn.Module):
+    """``y_i = sum_j w_ij * x_ij`` on maps (B, H, W, C) of any H and W unless its class says otherwise.
+
+    A subclass is the one class of a file ``models/mixers/NAME.py``, registered there by ``@register_mixer("NAME")``;
+    its constructor takes ``(info, *, window_size, ...)`` with typed keyword options. :meth:`values`,
+    :meth:`local_weights` and :meth:`output` define it. All else has a default: what follows here is what the cost
+    counters, the theory, conversion, inference, dense prediction and the tests ask of a mixer.
     """
 
     properties: Properties
+    """Declared; a test measures the same on the connection matrix."""
+    variants: ClassVar[Mapping[str, Variant]] = {}
+    """The option sets that are measured and tested, by name; by default the mixer without options."""
+    family: ClassVar[str | None] = None
+    """Makes the named models FAMILY_nano, FAMILY_tiny and FAMILY_base."""
     default_norm: ClassVar[str] = "ln"
     """Norm of the block (Swin: LN; depth-wise models: BN)."""
     prenorm: ClassVar[bool] = True
     """Whether the block normalises before the mixer (Swin does, the depth-wise models do not)."""
+    dense_norm: ClassVar[str] = "bn"
+    """Norm of a dense backbone's outputs."""
+    dense_window_pad: ClassVar[bool] = False
+    """Whether a dense backbone is built with ``window_pad=True``, an option that the constructor then has."""
+    no_weight_decay: ClassVar[Sequence[str]] = ()
+    """Parameters of two or more dimensions that take no weight decay; those of fewer never do."""
+    foreign_names: ClassVar[Sequence[tuple[str, str]]] = ()
+    """(pattern, replacement) from the names inside a block of other people's checkpoints to ``mixer.NAME``."""
+    foreign_tables: ClassVar[Mapping[str, Callable[[Tensor], bool]]] = {}
+    """Endings of foreign keys that follow from the shape and are left out, with a check of their value."""
+
+    def __init__(self, info: BlockInfo, *, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+
+    def frame(self, x: Tensor) -> Tensor:
+        """The map that is summed over: zero-padded at the bottom and right to whole windows, where there are such."""
+        return x
+
+    def values(self, x: Tensor) -> Tensor:
+        """What is summed, (B, H, W, C), for a framed map."""
+        return x
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        """``w_ij`` for a framed map."""
+        raise NotImplementedError
+
+    def output(self, y: Tensor) -> Tensor:
+        """What comes after the sum, (B, H, W, C), position by position."""
+        return y
+
+    def definition(self, x: Tensor) -> Tensor:
+        """``output(sum_j w_ij * values_ij)``; a faster :meth:`forward` is held to it by a test."""
+        height, width = x.shape[1:3]
+        x = self.frame(x)
+        return self.output(self.local_weights(x).aggregate(self.values(x)))[:, :height, :width]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.definition(x)
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         """Fit a checkpoint's tensor of another window or input size to this mixer's parameter ``name``.
@@ -75,3 +164,12 @@ class Mixer(nn.Module):
         Returns None where the two shapes have no such relation; the loader then reports a mismatch.
         """
         return None
+
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """What the paper's counter (:mod:`models.cost`) counts of a call besides the submodules: the sum."""
+        return output.numel() * self.window_size**2
+
+    @classmethod
+    def from_foreign(cls, name: str, value: Tensor) -> Tensor:
+        """A converted parameter ``name`` of the mixer in the shape that it has here."""
+        return value

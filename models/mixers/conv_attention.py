@@ -1,7 +1,7 @@
 """Convolutional attention: the seven ways of Appendix B to compute a window's weights (equations 18 to 25)."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError, hint
 from ..layers import DepthwiseConv, apply_nchw, normalize
-from ..ops import local_aggregate, window_products
+from ..ops import window_products
 from ..ops.reference import same_padding
 from . import register_mixer
-from .base import BlockInfo, Mixer, Properties, channel_sharing
+from .base import BlockInfo, LocalWeights, Mixer, Properties, Variant, channel_sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,12 @@ class WindowWeights(nn.Module):
         scores = scores.masked_fill(outside[:, :, None], float("-inf"))
         return scores.flatten(-2).softmax(-1).view(scores.shape)
 
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """Softmax, products of query and key, convolution over the offsets; the projections count themselves."""
+        count = rules.softmax * self.softmax + 9 * (self.post is not None)
+        products = inputs[0].numel() * self.kernel_size**2 if self.qk is not None else 0
+        return count * output.numel() + products
+
 
 def outside_the_map(size: tuple[int, int], kernel: int, device: torch.device) -> Tensor:
     """Whether an offset of a position's window lies outside the map: (H, W, k, k)."""
@@ -162,6 +168,12 @@ class ConvAttention(Mixer):
     - ``pre_conv_full`` (25): the same with an ordinary 3x3 convolution.
     """
 
+    variants = {
+        f"conv_attention_{form}": Variant(
+            label=f"{form.replace('_', ' ')} (eq. {terms.equation})", options={"form": form}
+        )
+        for form, terms in FORMS.items()
+    }
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -173,7 +185,7 @@ class ConvAttention(Mixer):
     def __init__(
         self, info: BlockInfo, *, window_size: int = 7, form: str = "dot_product", softmax: bool = True
     ) -> None:
-        super().__init__()
+        super().__init__(info, window_size=window_size)
         if form not in FORMS:
             raise UserError(f"mixer_args.form: {form!r} is not known; {hint(form, FORMS)}")
         if info.dim % info.num_heads:
@@ -183,5 +195,11 @@ class ConvAttention(Mixer):
         self.proj = nn.Linear(info.dim, info.dim)
         self.properties = replace(self.properties, shared_channels=channel_sharing(info.num_heads, info.dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(local_aggregate(self.value(x), self.weights(x)))
+    def values(self, x: Tensor) -> Tensor:
+        return self.value(x)
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        return LocalWeights(self.weights(x))
+
+    def output(self, y: Tensor) -> Tensor:
+        return self.proj(y)

@@ -1,15 +1,18 @@
 """D-DW-Conv: depth-wise convolution with kernels computed from the image (homogeneous dynamic)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
+from ..fused import FusedLinear, constant, linear_then_norm, plus
 from ..layers import GlobalAvgPool, PointwiseConv, resize_kernel
 from ..ops import local_aggregate
 from . import register_mixer
-from .base import Properties
+from .base import LocalWeights, Properties, Variant
 from .dw_conv import HomogeneousMixer
 
 
@@ -34,6 +37,10 @@ class ImageKernels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self._normalize(self.reduce(self.pool(x))))
         return self.expand(hidden).view(-1, self.groups, self.kernel_size, self.kernel_size)
+
+    def fold(self) -> None:
+        """For inference: the norm and the ReLU into the first layer."""
+        fold_generator(self)
 
     def _normalize(self, hidden: Tensor) -> Tensor:
         norm = self.norm
@@ -61,11 +68,36 @@ class DynamicDepthwiseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return local_aggregate(x, self.generator(x), self.bias)
 
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """The convolution and its bias."""
+        return output.numel() * (self.generator.kernel_size**2 + 1)
+
+    def absorb(self, scale: Tensor, shift: Tensor) -> bool:
+        """For inference: take in a norm after the convolution; exact where each channel has kernels of its own."""
+        generator: Any = self.generator
+        if generator.groups != len(scale):
+            return False
+        expand, each = generator.expand, scale.repeat_interleave(generator.kernel_size**2)
+        weight = constant(expand.weight.flatten(1).double() * each[:, None], expand.weight)
+        generator.expand = FusedLinear(weight, constant(expand.bias.double() * each, expand.weight))
+        self.bias = constant(plus(self.bias, shift, scale), expand.weight)
+        return True
+
 
 @register_mixer("d_dw_conv")
 class DynamicDepthwise(HomogeneousMixer):
     """D-DW-Conv (section 2.4): the kernels are generated from the image."""
 
+    family = "d_dw_conv"
+    variants = {"d_dw_conv": Variant(label="D-DW-Conv.", figure="Dynamic DW-S Conv.")}
+    dense_window_pad = True
+    foreign_names = (
+        *HomogeneousMixer.foreign_names,
+        (r"attn2conv\.conv\.conv1\.weight$", "op.generator.reduce.weight"),
+        (r"attn2conv\.conv\.bn\.", "op.generator.norm."),
+        (r"attn2conv\.conv\.conv2\.(weight|bias)$", r"op.generator.expand.\1"),
+        (r"attn2conv\.conv\.bias$", "op.bias"),
+    )
     operator = DynamicDepthwiseConv
     properties = Properties(
         positions="local window",
@@ -75,10 +107,19 @@ class DynamicDepthwise(HomogeneousMixer):
         dynamic=True,
     )
 
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        return LocalWeights(self.op.generator(self.values(x)))
+
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
             return resize_generator(value, self.groups, self.window_size)
         return None
+
+
+def fold_generator(generator: Any) -> None:
+    """Fold the norm and the ReLU of a generator of kernels into its first layer."""
+    generator.reduce = linear_then_norm(generator.reduce, generator.norm, "relu")
+    generator.norm = generator.act = nn.Identity()
 
 
 def resize_generator(value: Tensor, kernels: int, size: int) -> Tensor | None:

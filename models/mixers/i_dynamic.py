@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,8 +10,8 @@ from ..errors import UserError
 from ..layers import PointwiseConv, normalize
 from ..ops import generate_and_aggregate
 from . import register_mixer
-from .base import BlockInfo, Properties, channel_sharing
-from .d_dw_conv import resize_generator
+from .base import BlockInfo, LocalWeights, Properties, Variant, channel_sharing
+from .d_dw_conv import fold_generator, resize_generator
 from .dw_conv import DepthwiseMixer
 
 
@@ -33,6 +34,10 @@ class PositionKernels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(normalize(self.norm, self.reduce(x)))
 
+    def fold(self) -> None:
+        """For inference: the norm and the ReLU into the first layer."""
+        fold_generator(self)
+
 
 class InhomogeneousConv(nn.Module):
     """Aggregate (B, H, W, C) over the local window with weights generated at each position; no output bias."""
@@ -51,6 +56,17 @@ class InhomogeneousConv(nn.Module):
             x, hidden, expand.weight.flatten(1), expand.bias, generator.groups, generator.kernel_size
         )
 
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """The generator's last convolution, which runs inside the operator, and the sum where it counts."""
+        expand = self.generator.expand
+        positions = output.shape[:3].numel()
+        own = positions * expand.out_channels * (expand.in_channels + 1)
+        return own + rules.aggregation * self.apart_macs(output)
+
+    def apart_macs(self, output: Tensor) -> int:
+        """The sum over the window, which the paper's figures for classification leave out."""
+        return output.numel() * self.generator.kernel_size**2
+
 
 @register_mixer("i_dynamic")
 class InhomogeneousDynamic(DepthwiseMixer):
@@ -60,6 +76,14 @@ class InhomogeneousDynamic(DepthwiseMixer):
     ``c // (C / groups)``.
     """
 
+    family = "i_dynamic"
+    variants = {"i_dynamic": Variant(label="I-Dynamic", figure="I-Dynamic", options={"groups": ...})}
+    foreign_names = (
+        *DepthwiseMixer.foreign_names,
+        (r"attn2conv\.conv\.conv1\.0\.", "op.generator.reduce."),
+        (r"attn2conv\.conv\.conv1\.1\.", "op.generator.norm."),
+        (r"attn2conv\.conv\.conv2\.0\.", "op.generator.expand."),
+    )
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -76,6 +100,11 @@ class InhomogeneousDynamic(DepthwiseMixer):
         super().__init__(info, operator, window_size=window_size, window_pad=window_pad)
         self.groups = here
         self.properties = replace(self.properties, shared_channels=channel_sharing(here, info.dim))
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        generator = self.op.generator
+        weights = generator.expand(generator(self.values(x)))
+        return LocalWeights(weights.unflatten(-1, (generator.groups, generator.kernel_size, generator.kernel_size)))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name in ("op.generator.expand.weight", "op.generator.expand.bias"):

@@ -1,6 +1,7 @@
 """Static Swin: the attention weights of each window are parameters (Tables 4 and 10)."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
@@ -9,18 +10,22 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import resize_window_weights
 from . import register_mixer
-from ._windows import from_windows, to_windows, window_shift
-from .base import BlockInfo, Mixer, Properties, SharedPositions, channel_sharing
+from ._windows import WindowMixer, from_windows, padded_tokens, to_windows, window_shift
+from .base import BlockInfo, Properties, SharedPositions, Variant, channel_sharing
 
 
 @register_mixer("static_window")
-class StaticWindow(Mixer):
+class StaticWindow(WindowMixer):
     """Window attention whose weights are learned: value and output projection stay, query and key are gone.
 
     Weights are (windows, heads, n, n), one set for each window of the map, or with ``share_windows`` (1, heads, n, n),
     one set for all. Both are bound to the input size that they were built for: another size is a ValueError.
     """
 
+    variants = {
+        "static_window": Variant(label="Static windows"),
+        "static_window_shared": Variant(label="Static windows, shared", options={"share_windows": True}),
+    }
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -30,12 +35,8 @@ class StaticWindow(Mixer):
     )
 
     def __init__(self, info: BlockInfo, *, window_size: int = 7, share_windows: bool = False) -> None:
-        super().__init__()
-        if info.dim % info.num_heads:
-            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
-        self.num_heads, self.resolution = info.num_heads, tuple(info.resolution)
-        self.window_size = min(window_size, *info.resolution)
-        self.shift = self.window_size // 2 if info.index % 2 else 0
+        super().__init__(info, window_size=window_size)
+        self.resolution = tuple(info.resolution)
         self.grid = (-(-info.resolution[0] // self.window_size), -(-info.resolution[1] // self.window_size))
         windows = 1 if share_windows else self.grid[0] * self.grid[1]
         n = self.window_size**2
@@ -46,13 +47,27 @@ class StaticWindow(Mixer):
         channels = channel_sharing(info.num_heads, info.dim)
         self.properties = replace(self.properties, shared_positions=positions, shared_channels=channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def frame(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         if size != self.resolution:
             raise UserError(
                 f"static_window: the map is {size[0]}x{size[1]} but its weights belong to "
                 f"{self.resolution[0]}x{self.resolution[1]}; build the model with the img_size of its input"
             )
+        return super().frame(x)
+
+    def window_weights(self, x: Tensor) -> Tensor:
+        return self.weight.expand(self.grid[0] * self.grid[1], -1, -1, -1)[None]
+
+    def values(self, x: Tensor) -> Tensor:
+        return self.value(x)
+
+    def output(self, y: Tensor) -> Tensor:
+        return self.proj(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (x.shape[1], x.shape[2])
+        x = self.frame(x)
         shift = window_shift(size, self.window_size, self.shift)
         windows = to_windows(x, self.window_size, shift)
         batch, count, n, dim = windows.shape
@@ -60,6 +75,10 @@ class StaticWindow(Mixer):
         y = torch.matmul(self.weight, value)
         y = self.proj(y.transpose(2, 3).reshape(batch, count, n, dim))
         return from_windows(y, self.window_size, size, shift)
+
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """The product with the values, over the padded windows."""
+        return padded_tokens(self.window_size, output) * self.window_size**2 * output.shape[-1]
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         shared = self.weight.shape[0] == 1

@@ -1,36 +1,50 @@
 """Local attention of Swin: softmax attention inside (shifted) windows, with a relative position bias."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..layers import resize_position_table
 from . import register_mixer
-from ._windows import from_windows, shift_mask, to_windows, window_shift
-from .base import BlockInfo, Mixer, Properties, channel_sharing
+from ._windows import (
+    WindowMixer,
+    from_windows,
+    padded_tokens,
+    relative_position_index,
+    shift_mask,
+    to_windows,
+    window_shift,
+)
+from .base import BlockInfo, Properties, Variant, channel_sharing
 
 
-def relative_position_index(window: int) -> Tensor:
-    """Row of the position table for each pair of positions in a window: (n, n) with n = window^2."""
-    axis = torch.arange(window)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
-    offset = grid[:, :, None] - grid[:, None, :] + window - 1
-    return offset[0] * (2 * window - 1) + offset[1]
+def is_position_index(value: Tensor) -> bool:
+    """Whether a checkpoint's index table is the one that follows from its size."""
+    return value.is_meta or torch.equal(value.cpu(), relative_position_index(round(value.shape[0] ** 0.5)))
 
 
 @register_mixer("window_attention")
-class WindowAttention(Mixer):
+class WindowAttention(WindowMixer):
     """Local attention (equations 1 to 3): weights from softmax(q k / sqrt(d) + position bias) in each window.
 
-    The window is at most as large as the map at the nominal input size; every second block shifts it by half. Maps
-    that are no multiple of it are zero-padded, as Swin's dense backbones do. ``relative_position=False`` drops the
-    position bias ("set representation", section 3.4).
+    Maps that are no multiple of the window are zero-padded, as Swin's dense backbones do. ``relative_position=False``
+    drops the position bias ("set representation", section 3.4).
     """
 
+    family = "swin"
+    variants = {"local_attention": Variant(label="Local attention", figure="Local ViT")}
+    dense_norm = "ln"
+    no_weight_decay = ("relative_position_bias_table",)
+    foreign_names = (
+        (r"attn\.(qkv|proj)\.", r"\1."),
+        (r"attn\.relative_position_bias_table$", "relative_position_bias_table"),
+    )
+    foreign_tables = {"attn_mask": lambda value: True, "relative_position_index": is_position_index}
     properties = Properties(
         positions="local window",
         channels_connected=False,
@@ -40,12 +54,7 @@ class WindowAttention(Mixer):
     )
 
     def __init__(self, info: BlockInfo, *, window_size: int = 7, relative_position: bool = True) -> None:
-        super().__init__()
-        if info.dim % info.num_heads:
-            raise UserError(f"num_heads: {info.dim} channels cannot be split evenly into {info.num_heads} heads")
-        self.num_heads = info.num_heads
-        self.window_size = min(window_size, *info.resolution)
-        self.shift = self.window_size // 2 if info.index % 2 else 0
+        super().__init__(info, window_size=window_size)
         self.qkv = nn.Linear(info.dim, 3 * info.dim)
         self.proj = nn.Linear(info.dim, info.dim)
         self.relative_position_index: Tensor
@@ -85,6 +94,28 @@ class WindowAttention(Mixer):
         if bias is None:
             return None
         return bias.expand(count, self.num_heads, n, n).reshape(1, count * self.num_heads, n, n)
+
+    def window_weights(self, x: Tensor) -> Tensor:
+        """Equation 2, written out: the softmax over each window."""
+        size = (x.shape[1], x.shape[2])
+        shift = window_shift(size, self.window_size, self.shift)
+        windows = to_windows(x, self.window_size, shift)
+        query, key, _ = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        scores = torch.einsum("bwnhd,bwmhd->bwhnm", query, key) / math.sqrt(query.shape[-1])
+        bias = self._bias(size, shift, windows)
+        return (scores if bias is None else scores + bias.view(1, *scores.shape[1:])).softmax(-1)
+
+    def values(self, x: Tensor) -> Tensor:
+        dim = x.shape[-1]
+        return F.linear(x, self.qkv.weight[2 * dim :], self.qkv.bias[2 * dim :])
+
+    def output(self, y: Tensor) -> Tensor:
+        return self.proj(y)
+
+    def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
+        """The two products and the softmax, over the padded windows."""
+        n, tokens = self.window_size**2, padded_tokens(self.window_size, output)
+        return 2 * tokens * n * output.shape[-1] + rules.softmax * tokens * n * self.num_heads
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
         if name == "relative_position_bias_table" and value.ndim == 2 and value.shape[1] == self.num_heads:

@@ -1,14 +1,13 @@
-"""The layers that are measured: Table 1, Figure 4 and every mixer of the zoo with its options."""
+"""What is measured: every variant of the zoo's mixers, and the layers of Table 1 and Figure 4 that are no mixers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ..errors import UserError, hint
-from ..mixers import BlockInfo, build_mixer, list_mixers, mixer_options
-from ..mixers.conv_attention import FORMS
+from ..mixers import BlockInfo, Variant, build_mixer, list_mixers, mixer_options, mixer_variants
 from .layers import (
     ChannelSeparableMLP,
     Convolution,
@@ -45,37 +44,23 @@ class Layer:
     figure: str = ""
     size_factor: int = 1
     """Larger maps for layers that pool."""
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _mixer(name: str, label: str, figure: str = "", **options: Any) -> Layer:
+def _mixer(name: str, variant: Variant) -> Layer:
     def build(setting: Setting) -> nn.Module:
-        given = {key: setting.heads if value is ... else value for key, value in options.items()}
-        return build_mixer(name, setting.block(), window_size=setting.window, **given)
+        return build_mixer(name, setting.block(), window_size=setting.window, **variant.options_for(setting.heads))
 
-    return Layer(label=label, build=build, figure=figure, options=options)
+    return Layer(label=variant.label, build=build, figure=variant.figure)
 
 
-# `...` stands for the number of heads of the setting.
-TABLE_1: dict[str, Layer] = {
-    "local_attention": _mixer("window_attention", "Local attention", "Local ViT"),
+_OTHERS: dict[str, Layer] = {
     "attention": Layer(label="Attention", figure="ViT", build=lambda s: GlobalAttention(s.channels, heads=s.heads)),
-    "dw_conv": _mixer("dw_conv", "DW-Conv.", "DW-S Conv."),
-    "d_dw_conv": _mixer("d_dw_conv", "D-DW-Conv.", "Dynamic DW-S Conv."),
     "conv": Layer(label="Conv.", figure="Conv.", build=lambda s: Convolution(s.channels, s.window)),
     "mlp": Layer(label="MLP", figure="MLP", build=lambda s: FullyConnected(s.channels, s.size)),
     "channel_sep_mlp": Layer(
         label="Channel Sep. MLP", figure="Sep. MLP", build=lambda s: ChannelSeparableMLP(s.channels, s.size)
     ),
     "conv_1x1": Layer(label="1x1 Conv.", figure="1x1 Conv.", build=lambda s: Pointwise(s.channels)),
-}
-"""The rows of Table 1, by the keys of configs/tables/table1.yaml."""
-
-MORE: dict[str, Layer] = {
-    "i_dynamic": _mixer("i_dynamic", "I-Dynamic", "I-Dynamic", groups=...),
-    "dw_conv_shared": _mixer("dw_conv", "DW-Conv., shared across channels", share_channels=True),
-    "static_window": _mixer("static_window", "Static windows"),
-    "static_window_shared": _mixer("static_window", "Static windows, shared", share_windows=True),
     "low_rank_mlp": Layer(
         label="Low-rank MLP",
         figure="LR MLP",
@@ -94,11 +79,13 @@ MORE: dict[str, Layer] = {
         build=lambda s: GlobalAttention(s.channels, heads=s.heads, reduction=2),
     ),
 }
-FORM_LAYERS: dict[str, Layer] = {
-    f"conv_attention_{form}": _mixer("conv_attention", f"{form.replace('_', ' ')} (eq. {terms.equation})", form=form)
-    for form, terms in FORMS.items()
-}
-LAYERS: dict[str, Layer] = {**TABLE_1, **MORE, **FORM_LAYERS}
+_KNOWN = {key: _mixer(name, variant) for key, (name, variant) in mixer_variants().items()} | _OTHERS
+_ROWS = ("local_attention", "attention", "dw_conv", "d_dw_conv", "conv", "mlp", "channel_sep_mlp", "conv_1x1")
+TABLE_1: dict[str, Layer] = {key: _KNOWN[key] for key in _ROWS}
+"""The rows of Table 1, by the keys of configs/tables/table1.yaml."""
+MORE: dict[str, Layer] = {key: layer for key, layer in _KNOWN.items() if key not in TABLE_1}
+"""The mixers and layers that are no row of Table 1."""
+LAYERS: dict[str, Layer] = {**TABLE_1, **MORE}
 
 
 def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
@@ -114,7 +101,7 @@ def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
             default = mixer_options(name)[key].default
             if isinstance(default, bool | str) and type(options[key]) is not type(default):
                 raise UserError(f"{key}: {options[key]!r} is not of the type of its default, {default!r}")
-        return _mixer(name, name, **options)
+        return _mixer(name, Variant(label=name, options=options))
     if name not in LAYERS:
         raise UserError(f"{name!r} is not a layer; {hint(name, [*LAYERS, *list_mixers()])}")
     if options:

@@ -5,6 +5,7 @@ bound to the map size that they are built for.
 """
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -143,9 +144,17 @@ class GlobalAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.value_map(x)(self.value(x)))
+
+    def value_map(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The sum over values (B, H, W, C) with the weights of the features x."""
         weights = self.weights(x.flatten(1, 2), self._context(x))
-        values = self._context(self.value(x)).unflatten(-1, (self.weights.heads, -1)).transpose(1, 2)
-        return self.proj((weights @ values).transpose(1, 2).reshape(x.shape))
+
+        def apply(values: Tensor) -> Tensor:
+            heads = self._context(values).unflatten(-1, (self.weights.heads, -1)).transpose(1, 2)
+            return (weights @ heads).transpose(1, 2).reshape(values.shape)
+
+        return apply
 
     def _context(self, x: Tensor) -> Tensor:
         if self.reduction > 1:

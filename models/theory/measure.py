@@ -6,15 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..mixers.base import Positions, Properties, SharedChannels, SharedPositions
-from ..mixers.conv_attention import ConvAttention
-from ..mixers.dw_conv import DepthwiseMixer
-from ..mixers.static_window import StaticWindow
-from ..mixers.window_attention import WindowAttention
-from .layers import GlobalAttention
+from ..mixers.base import Mixer, Positions, Properties, SharedChannels, SharedPositions
 
 ROWS_AT_ONCE = 128
 
@@ -53,101 +49,48 @@ def position_by_position(matrix: Tensor) -> Tensor:
     return matrix.reshape(positions * channels, positions * channels)
 
 
-Replacement = Callable[[Tensor, Tensor], Tensor]
-"""(output on the image, input now) to the output that the rest of the layer shall see."""
+def value_map(layer: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The sum of ``layer`` with the weights that it has for the image features ``x`` (1, H, W, C).
 
-
-def skip(recorded: Tensor, values: Tensor) -> Tensor:
-    """A projection, norm or activation that is no part of the sum."""
-    return values
-
-
-def hold(recorded: Tensor, values: Tensor) -> Tensor:
-    """Weights, or what they are made of."""
-    return recorded.expand(len(values), *recorded.shape[1:])
-
-
-def hold_query_and_key(recorded: Tensor, values: Tensor) -> Tensor:
-    """Swin's joint projection: query and key stay those of the image, the values pass."""
-    query, key, _ = recorded.expand(len(values), *recorded.shape[1:]).chunk(3, dim=-1)
-    return torch.cat([query, key, values], dim=-1)
-
-
-AROUND_ATTENTION: dict[str, Replacement] = {"value": skip, "proj": skip}
-AROUND_DEPTHWISE: dict[str, Replacement] = dict.fromkeys(
-    ("proj_in", "norm_in", "act", "norm_op", "proj_out", "norm_out"), skip
-)
-ANATOMY: dict[type[nn.Module], dict[str, Replacement]] = {
-    DepthwiseMixer: {**AROUND_DEPTHWISE, "op.generator": hold},
-    WindowAttention: {"qkv": hold_query_and_key, "proj": skip},
-    StaticWindow: AROUND_ATTENTION,
-    ConvAttention: {**AROUND_ATTENTION, "weights": hold},
-    GlobalAttention: {**AROUND_ATTENTION, "weights": hold},
-}
-"""Which submodules of a layer are replaced by what; a layer without an entry is the sum itself."""
-
-
-class ValueMap:
-    """The map on values of ``layer`` for the image features ``x`` (1, H, W, C): call it with (B, H, W, C).
-
-    The layer is run in evaluation mode. Its bias, if it has one, stays in the map, which is then affine.
+    A function of values (B, H, W, C) to the same shape. Of a mixer it is the sum over its ``local_weights``, once
+    they are seen to define what the mixer computes; of another layer its own ``value_map``, or the layer itself, whose
+    bias, if it has one, stays in the map. The layer is run in evaluation mode.
 
     Raises:
-        UserError: the map is not affine, so something that makes the weights is not held.
+        UserError: a mixer does not compute what it defines, or a map is not affine.
     """
-
-    def __init__(self, layer: nn.Module, x: Tensor) -> None:
-        self.layer, self.shape = layer, x.shape
-        self.parts = _parts(layer)
-        self.recorded: dict[str, Tensor] = {}
-        with torch.no_grad(), _evaluating(layer), self._hooked(self._record):
-            layer(x)
-        self._check_affine()
-
-    def __call__(self, values: Tensor) -> Tensor:
-        with _evaluating(self.layer), self._hooked(self._replay):
-            return self.layer(values)
-
-    def _record(self, name: str, replacement: Replacement, output: Tensor, given: Tensor) -> None:
-        if replacement is not skip:
-            self.recorded[name] = output.detach()
-
-    def _replay(self, name: str, replacement: Replacement, output: Tensor, given: Tensor) -> Tensor:
-        return replacement(self.recorded.get(name, output), given)
-
-    @contextmanager
-    def _hooked(self, action: Callable[[str, Replacement, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-        def hook_for(name: str, replacement: Replacement) -> Callable[..., Tensor | None]:
-            return lambda module, inputs, output: action(name, replacement, output, inputs[0])
-
-        handles = [
-            module.register_forward_hook(hook_for(name, replacement))
-            for name, (module, replacement) in self.parts.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _check_affine(self) -> None:
-        first, second = (torch.randn(self.shape, dtype=torch.float64).to(_like(self.layer)) for _ in range(2))
-        with torch.no_grad():
-            origin, one, two, both = (self(v) for v in (torch.zeros_like(first), first, second, first + second))
-        error = (both + origin - one - two).abs().max()
-        if error > 1e-4 * (one.abs().max() + two.abs().max()):
-            kind = type(self.layer).__name__
-            raise UserError(f"{kind}: its map on the values is not linear; what makes its weights is not held")
+    if isinstance(layer, Mixer):
+        return _mixer_map(layer, x)
+    own = getattr(layer, "value_map", None)
+    with torch.no_grad(), _evaluating(layer):
+        apply: Callable[[Tensor], Tensor] = layer if own is None else own(x)
+    _check_affine(layer, apply, x)
+    return apply
 
 
-def _parts(layer: nn.Module) -> dict[str, tuple[nn.Module, Replacement]]:
-    known = next((ANATOMY[kind] for kind in type(layer).__mro__ if kind in ANATOMY), {})
-    modules = dict(layer.named_modules())
-    return {name: (modules[name], replacement) for name, replacement in known.items() if name in modules}
+def _mixer_map(mixer: Mixer, x: Tensor) -> Callable[[Tensor], Tensor]:
+    height, width = x.shape[1:3]
+    with torch.no_grad(), _evaluating(mixer):
+        framed = mixer.frame(x)
+        weights = mixer.local_weights(framed)
+        expected, found = mixer.definition(x), mixer(x)
+    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        raise UserError(f"{type(mixer).__name__}: what it computes is not the sum of its values with its local_weights")
+    padding = (0, 0, 0, framed.shape[2] - width, 0, framed.shape[1] - height)
+
+    def apply(values: Tensor) -> Tensor:
+        return weights.expand(len(values)).aggregate(F.pad(values, padding))[:, :height, :width]
+
+    return apply
 
 
-def _like(layer: nn.Module) -> torch.dtype:
-    return next(layer.parameters()).dtype
+def _check_affine(layer: nn.Module, apply: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    first, second = (torch.randn(x.shape, dtype=torch.float64).to(x.dtype) for _ in range(2))
+    with torch.no_grad():
+        origin, one, two, both = (apply(v) for v in (torch.zeros_like(first), first, second, first + second))
+    error = (both + origin - one - two).abs().max()
+    if error > 1e-4 * (one.abs().max() + two.abs().max()):
+        raise UserError(f"{type(layer).__name__}: its map on the values is not linear; its weights are not held")
 
 
 @contextmanager
@@ -200,7 +143,7 @@ def measure(layer: nn.Module, size: tuple[int, int], channels: int, *, seed: int
     for _ in range(DRAWS):
         copied = generic_copy(layer, generator)
         images = torch.randn(3, 1, *size, channels, dtype=torch.float64, generator=generator)
-        maps = [ValueMap(copied, x) for x in images[:2]]
+        maps = [value_map(copied, x) for x in images[:2]]
         if _dynamic(*(apply(images[2]).detach() for apply in maps)):
             break
     first, second = (connection_matrix(apply, (*size, channels), torch.float64) for apply in maps)

@@ -1,6 +1,7 @@
 """Fused models: the same logits, no batch norm left, exports."""
 
 import copy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from models import fused as fused_layers
 from models.ops import reference
 from models.ops.backend import use_backend
 from models.ops.inference import depthwise_relu
+from models.zoo import FAMILIES
 
-FAMILIES = ("swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano")
+NANO = [f"{family}_nano" for family in FAMILIES]
 
 
 def _trained(name: str, **overrides: object) -> nn.Module:
@@ -39,7 +41,7 @@ def _trained(name: str, **overrides: object) -> nn.Module:
     [{}, {"norm": "ccbn"}, {"norm": "ln"}, {"norm": "bn"}, {"se": True, "extra_dw": True}],
     ids=["default", "ccbn", "ln", "bn", "se+dw"],
 )
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NANO)
 def test_same_logits_without_batch_norm(name: str, overrides: dict[str, object]) -> None:
     model = _trained(name, **overrides)
     fused = models.fuse(model)
@@ -79,20 +81,20 @@ def test_original_is_untouched_and_checkpoints_load_before() -> None:
         torch.testing.assert_close(models.fuse(fresh)(images), model(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NANO)
 def test_working_on_few_images_at_a_time_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fused = models.fuse(_trained(name))
     images = torch.randn(5, 3, 36, 36)
     with torch.no_grad():
         expected = fused(images)
-        monkeypatch.setattr(fused_layers, "BLOCK_ELEMENTS", 2 * 9 * 9 * 32 * 4)
+        monkeypatch.setattr(sys.modules["models.fuse"], "BLOCK_ELEMENTS", 2 * 9 * 9 * 32 * 4)
         seen: list[int] = []
         fused.stages[0].blocks[0].register_forward_hook(lambda module, args, out: seen.append(len(out)))
         torch.testing.assert_close(fused(images), expected, atol=1e-6, rtol=1e-5)
     assert seen == [2, 2, 1]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NANO)
 def test_bfloat16(name: str) -> None:
     model = _trained(name)
     images = torch.randn(2, 3, 36, 36)
@@ -112,7 +114,7 @@ def test_flop_counter_sees_the_fused_layers() -> None:
     assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NANO)
 def test_torch_export_takes_any_batch_size(name: str) -> None:
     fused = models.fuse(_trained(name))
     batch = torch.export.Dim("batch", min=1)
@@ -122,7 +124,7 @@ def test_torch_export_takes_any_batch_size(name: str) -> None:
         torch.testing.assert_close(program.module()(images), fused(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NANO)
 def test_onnx_takes_any_batch_size(name: str, tmp_path: Path) -> None:
     fused = models.fuse(_trained(name, depths=(1, 1, 1, 1)))
     path = tmp_path / f"{name}.onnx"

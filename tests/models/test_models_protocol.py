@@ -11,9 +11,9 @@ from torch import nn
 
 import models
 from models import ModelConfig, build_model, create_model
+from models.zoo import FAMILIES
 
-NANO = ["swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"]
-FAMILIES = ["swin", "dw_conv", "d_dw_conv", "i_dynamic"]
+NANO = [f"{family}_nano" for family in FAMILIES]
 # The base models are the same code with more blocks: minutes of tracing, so they are run by name.
 FULL = [f"{family}_tiny" for family in FAMILIES] + [
     pytest.param(f"{family}_base", marks=pytest.mark.slow) for family in FAMILIES

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mixers import BlockInfo, build_mixer
-from models.mixers.conv_attention import FORMS
 from models.ops import local_aggregate
 from models.theory.layers import (
     ChannelSeparableMLP,
@@ -17,8 +16,7 @@ from models.theory.layers import (
     Pointwise,
     Pyramid,
 )
-from models.theory.measure import ValueMap, channel_by_channel, connection_matrix, position_by_position
-from models.theory.weights import local_weights
+from models.theory.measure import channel_by_channel, connection_matrix, position_by_position, value_map
 
 N, C = 6, 3
 LINE = (1, N)
@@ -28,7 +26,7 @@ def matrix_of(layer: nn.Module, size: tuple[int, int] = LINE, channels: int = C)
     """(N, C, N, C) of a layer on a random image."""
     layer = layer.double()
     x = torch.randn(1, *size, channels, dtype=torch.float64)
-    return connection_matrix(ValueMap(layer, x), (*size, channels), torch.float64)
+    return connection_matrix(value_map(layer, x), (*size, channels), torch.float64)
 
 
 def toeplitz(taps: Tensor, *, wrap: bool) -> Tensor:
@@ -133,11 +131,11 @@ def test_equation_14_swin_repeats_vit_over_each_window() -> None:
     """Without overlap: one block for each window and head, the same projections in all of them."""
     mixer = build_mixer("window_attention", BlockInfo(dim=4, resolution=(4, 4), num_heads=2), window_size=2).double()
     x = torch.randn(1, 4, 4, 4, dtype=torch.float64)
-    matrix = connection_matrix(ValueMap(mixer, x), (4, 4, 4), torch.float64).view(4, 4, 4, 4, 4, 4)
+    matrix = connection_matrix(value_map(mixer, x), (4, 4, 4), torch.float64).view(4, 4, 4, 4, 4, 4)
     for top in (0, 2):
         for left in (0, 2):
             window = slice(top, top + 2), slice(left, left + 2)
-            alone = connection_matrix(ValueMap(mixer, x[:, window[0], window[1]]), (2, 2, 4), torch.float64)
+            alone = connection_matrix(value_map(mixer, x[:, window[0], window[1]]), (2, 2, 4), torch.float64)
             torch.testing.assert_close(matrix[window][:, :, :, window[0], window[1]].reshape(4, 4, 4, 4), alone)
             rest = matrix[window].clone()
             rest[:, :, :, window[0], window[1]] = 0
@@ -172,40 +170,11 @@ def test_equation_17_multi_scale_convolution_has_a_rank_for_each_resolution() ->
     assert torch.linalg.matrix_rank(matrix) == sum(64 // 4**scale * dim for scale, dim in enumerate(dims))
 
 
-MIXERS = [
-    ("window_attention", {}),
-    ("window_attention", {"relative_position": False}),
-    ("static_window", {}),
-    ("static_window", {"share_windows": True}),
-    ("dw_conv", {}),
-    ("dw_conv", {"share_channels": True}),
-    ("d_dw_conv", {}),
-    ("d_dw_conv", {"share_channels": True}),
-    ("i_dynamic", {"groups": 4}),
-    *[("conv_attention", {"form": form}) for form in FORMS],
-]
-
-
-@pytest.mark.parametrize("index", [0, 1], ids=["", "shifted"])
-@pytest.mark.parametrize(("name", "options"), MIXERS)
-def test_equation_4_one_aggregation_computes_every_mixer(name: str, options: dict, index: int) -> None:
-    """Weights taken from the mixer, values summed by models.ops, against the mixer's own implementation."""
-    for size in ((14, 14), (9, 17)):
-        mixer = build_mixer(name, BlockInfo(dim=8, num_heads=2, resolution=size, index=index), window_size=7, **options)
-        x, values = torch.randn(2, 1, *size, 8)
-        own = ValueMap(mixer, x)
-        with torch.no_grad():
-            expected = own(values) - own(torch.zeros_like(values))
-            torch.testing.assert_close(
-                local_weights(mixer, x).aggregate(values), expected, rtol=1e-5, atol=1e-5, msg=f"{name} {size}"
-            )
-
-
 def test_equation_4_is_equation_6_for_a_convolution() -> None:
     """Weights indexed by offset, given as one set for each position, are the grouped convolution of PyTorch."""
     mixer = build_mixer("dw_conv", BlockInfo(dim=8), window_size=5)
     values = torch.randn(2, 6, 9, 8)
-    weight = local_weights(mixer, values[:1]).weight
+    weight = mixer.local_weights(values[:1]).weight
     theirs = F.conv2d(values.permute(0, 3, 1, 2), weight[:, None], padding=2, groups=8).permute(0, 2, 3, 1)
     for form in (weight, weight.expand(2, -1, -1, -1), weight.expand(2, 6, 9, -1, -1, -1).contiguous()):
         torch.testing.assert_close(local_aggregate(values, form), theirs, rtol=1e-5, atol=1e-5)

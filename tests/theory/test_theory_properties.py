@@ -7,7 +7,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from models.mixers import BlockInfo, build_mixer, list_mixers, mixer_class
+from models.layers import DepthwiseConv
+from models.mixers import BlockInfo, Mixer, build_mixer, list_mixers, mixer_variants
+from models.mixers.base import LocalWeights
 from models.mixers.conv_attention import FORMS
 from models.mixers.d_dw_conv import DynamicDepthwise
 from models.mixers.dw_conv import StaticDepthwise
@@ -72,8 +74,8 @@ def test_one_head_shares_all_channels_and_a_head_a_channel_none(name: str, heads
 
 
 def test_every_mixer_of_the_zoo_is_measured() -> None:
-    built = {type(layer.build(SETTING)) for layer in LAYERS.values()}
-    assert {mixer_class(name) for name in list_mixers()} <= built
+    assert {name for name, _ in mixer_variants().values()} == set(list_mixers())
+    assert mixer_variants().keys() <= LAYERS.keys()
 
 
 def test_table_1_is_the_papers(repo: Path) -> None:
@@ -103,22 +105,30 @@ class OneWeightUntied(Convolution):
         return y + extra
 
 
-class LeakAcrossChannels(WindowAttention):
-    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
-        y = super()._attend(windows, bias)
+class LeakAcrossChannels(nn.Module):
+    properties = StaticDepthwise.properties
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv(dim, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
         return y + 1e-3 * y.roll(1, -1)
 
 
-class LeakAcrossWindows(WindowAttention):
-    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
-        y = super()._attend(windows, bias)
-        return y + 1e-3 * y.mean((1, 2), keepdim=True)
+class LeakFromEverywhere(Convolution):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1e-3 * x.mean((1, 2), keepdim=True)
 
 
 class ChannelsOfAHeadDiffer(WindowAttention):
-    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
-        y = super()._attend(windows, bias)
-        return y * torch.linspace(1, 1.001, y.shape[-1], dtype=y.dtype)
+    forward = Mixer.forward
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        own, dim = super().local_weights(x), x.shape[-1]
+        factors = torch.linspace(1, 1.001, dim, dtype=x.dtype)[:, None, None]
+        return LocalWeights(own.weight.repeat_interleave(dim // self.num_heads, -3) * factors, own.shift)
 
 
 class SameKernels(nn.Module):
@@ -138,17 +148,6 @@ class DynamicMadeStatic(DynamicDepthwise):
         self.op.generator = SameKernels(info.dim, window_size)
 
 
-class StaticMadeDynamic(nn.Module):
-    """Scales a declared static operator by what it sees."""
-
-    def __init__(self, operator: nn.Module) -> None:
-        super().__init__()
-        self.operator = operator
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.operator(x) * (1 + x.mean((1, 2), keepdim=True))
-
-
 class FullRank(LowRankMLP):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 1e-3 * x
@@ -156,8 +155,8 @@ class FullRank(LowRankMLP):
 
 FAULTS = {
     "shared_positions": (lambda: OneWeightUntied(8, 3), "no"),
-    "channels_connected": (lambda: LeakAcrossChannels(SITE, window_size=3), True),
-    "positions": (lambda: LeakAcrossWindows(SITE, window_size=3), "all"),
+    "channels_connected": (lambda: LeakAcrossChannels(8, 3), True),
+    "positions": (lambda: LeakFromEverywhere(8, 3), "all"),
     "shared_channels": (lambda: ChannelsOfAHeadDiffer(SITE, window_size=3), "no"),
     "dynamic": (lambda: DynamicMadeStatic(SITE, window_size=3), False),
     "low_rank": (lambda: FullRank(8, (6, 6), rank=20), False),
@@ -175,12 +174,33 @@ def test_planted_fault_is_measured(name: str) -> None:
     assert others <= ({"shared_channels"} if name == "channels_connected" else set())
 
 
-def test_weights_that_are_not_held_are_refused() -> None:
-    """A static mixer that in truth looks at the image is not linear in its values."""
-    mixer = build_mixer("dw_conv", SITE, window_size=3)
-    mixer.op = StaticMadeDynamic(mixer.op)
-    with pytest.raises(ValueError, match="StaticDepthwise: its map on the values is not linear"):
-        measured(mixer)
+class LeakBesideTheDefinition(WindowAttention):
+    def _attend(self, windows: Tensor, bias: Tensor | None) -> Tensor:
+        y = super()._attend(windows, bias)
+        return y + 1e-3 * y.roll(1, -1)
+
+
+class StaticMadeDynamic(StaticDepthwise):
+    """Scales a declared static operator by what it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + x.mean((1, 2), keepdim=True))
+
+
+class NonLinear(Convolution):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("cls", [LeakBesideTheDefinition, StaticMadeDynamic])
+def test_a_mixer_that_computes_something_else_than_it_defines_is_refused(cls: type[Mixer]) -> None:
+    with pytest.raises(ValueError, match=f"{cls.__name__}: what it computes is not the sum"):
+        measured(cls(SITE, window_size=3))
+
+
+def test_a_layer_that_is_not_linear_is_refused() -> None:
+    with pytest.raises(ValueError, match="NonLinear: its map on the values is not linear"):
+        measured(NonLinear(8, 3))
 
 
 def test_measuring_changes_nothing() -> None:

@@ -17,12 +17,10 @@ from engine.trainer import train
 from models import build_model
 from models.checkpoint import convert_state, load_pretrained, read_weights
 from models.errors import UserError
-from models.mixers._windows import window_shift
+from models.mixers._windows import WindowMixer, window_shift
 from models.mixers.base import Mixer
-from models.mixers.static_window import StaticWindow
-from models.mixers.window_attention import WindowAttention
 from models.ops.reference import same_padding
-from models.theory.weights import attention_weights, local_weights
+from models.zoo import FAMILIES
 from tools.theory.draw import colored, enlarged, png
 
 
@@ -36,9 +34,10 @@ class Window:
 
 def window_of(mixer: Mixer, x: Tensor, position: tuple[int, int], channel: int) -> Window:
     """The weights of ``mixer`` for one output on features ``x`` (1, H, W, C)."""
-    if isinstance(mixer, WindowAttention | StaticWindow):
+    x = mixer.frame(x)
+    if isinstance(mixer, WindowMixer):
         return _block_window(mixer, x, position, channel)
-    weight = local_weights(mixer, x).weight
+    weight = mixer.local_weights(x).weight.detach()
     group = channel * weight.shape[-3] // x.shape[-1]
     if weight.dim() == 6:
         weight = weight[0, position[0], position[1]]
@@ -48,12 +47,9 @@ def window_of(mixer: Mixer, x: Tensor, position: tuple[int, int], channel: int) 
     return Window(weight[group], (before, before))
 
 
-def _block_window(mixer: WindowAttention | StaticWindow, x: Tensor, position: tuple[int, int], channel: int) -> Window:
+def _block_window(mixer: WindowMixer, x: Tensor, position: tuple[int, int], channel: int) -> Window:
     size, side = (x.shape[1], x.shape[2]), mixer.window_size
-    if isinstance(mixer, WindowAttention):
-        weights = attention_weights(mixer, x)[0]
-    else:
-        weights = mixer.weight.detach().expand(mixer.grid[0] * mixer.grid[1], -1, -1, -1)
+    weights = mixer.window_weights(x)[0].detach()
     shift = window_shift(size, side, mixer.shift)
     rows, columns = (-(-length // side) for length in size)
     row, column = (position[0] - shift[0]) % (rows * side), (position[1] - shift[1]) % (columns * side)
@@ -63,7 +59,6 @@ def _block_window(mixer: WindowAttention | StaticWindow, x: Tensor, position: tu
     return Window(own.view(side, side), inside)
 
 
-FAMILIES = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
 ROOT = Path(__file__).resolve().parents[2]
 
 
