@@ -20,27 +20,13 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import sklearn
-import timm.data
-import torch
-from PIL import Image
-from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision import datasets, transforms
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import DataConfig, build_train_loader
-from data.config import IMAGENET_MEAN, IMAGENET_STD
-from data.crop import dct_scale, exact_crop, fast_crop
-from data.decode import open_image
-
-Epoch = Callable[[], Iterable]
-_TICKS = os.sysconf("SC_CLK_TCK")
+from engine import cli
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--size", action="append", help="WIDTHxHEIGHT of the JPEGs; may be repeated")
@@ -49,13 +35,39 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="folder for the JSON file and the page")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import numpy as np
+import sklearn
+import timm.data
+import torch
+from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torchvision import datasets, transforms
+
+from data import DataConfig, build_train_loader
+from data.config import IMAGENET_MEAN, IMAGENET_STD
+from data.crop import dct_scale, exact_crop, fast_crop
+from data.decode import open_image
+from models.errors import UserError
+
+Epoch = Callable[[], Iterable]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    options = parser().parse_args(arguments)
     options.size = options.size or ["500x375"]
     for size in options.size:
         if not re.fullmatch(r"[1-9]\d{1,4}x[1-9]\d{1,4}", size):
-            parser.error(f"--size {size} must be WIDTHxHEIGHT, e.g. 500x375")
+            raise UserError(f"--size {size}: must be WIDTHxHEIGHT, e.g. 500x375")
     if options.images < options.batch_size or min(options.workers, options.rounds, options.batch_size) < 1:
-        parser.error("--images must fill a batch, --workers, --rounds and --batch-size must be 1 or more")
+        raise UserError("--images must fill a batch, --workers, --rounds and --batch-size must be 1 or more")
     return options
 
 
@@ -217,7 +229,8 @@ def page(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@cli.command("data_loading")
+def main(arguments: list[str] | None = None) -> None:
     """Run the comparison."""
     options = parse(arguments)
     torch.set_num_threads(1)
@@ -239,7 +252,6 @@ def main(arguments: list[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "data_loading.json").write_text(json.dumps(report, indent=1) + "\n")
         (options.out / "data_loading.md").write_text(page(report))
-    return 0
 
 
 if __name__ == "__main__":

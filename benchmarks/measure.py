@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -104,7 +105,7 @@ def ceilings(device: str, dtypes: dict[str, torch.dtype]) -> dict[str, float]:
     found = {}
     for name, dtype in dtypes.items():
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        found[f"gemm_{name}"] = 2 * size**3 / _best(lambda a=a, b=b: a @ b, device) / 1e9
+        found[f"gemm_{name}"] = 2 * size**3 / _best(partial(torch.matmul, a, b), device) / 1e9
     source = torch.randn(64 * 1024 * 1024, device=device)
     target = torch.empty_like(source)
     found["copy"] = 2 * source.nbytes / _best(lambda: target.copy_(source), device) / 1e9

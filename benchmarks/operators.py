@@ -1,6 +1,7 @@
 """The operators by themselves at the shape of stage 1, beside the library's convolution."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,9 +51,9 @@ def _shared_calls(x: Tensor) -> dict[str, Callable[[], Any]]:
         ),
     }
     for name, weight in (("static", static), ("per image", image)):
-        calls[f"{name}, ours"] = lambda weight=weight: shared(x, weight, None)
-        calls[f"{name}, gradient of the input, ours"] = lambda weight=weight: shared_grad_input(grad, weight)
-        calls[f"{name}, gradient of the weights, ours"] = lambda weight=weight: shared_grad_weight(grad, x, weight)
+        calls[f"{name}, ours"] = partial(shared, x, weight, None)
+        calls[f"{name}, gradient of the input, ours"] = partial(shared_grad_input, grad, weight)
+        calls[f"{name}, gradient of the weights, ours"] = partial(shared_grad_weight, grad, x, weight)
     return calls
 
 
@@ -61,9 +62,10 @@ def _generated_calls(x: Tensor) -> dict[str, Callable[[], Any]]:
     weight = torch.randn(GROUPS * KERNEL**2, CHANNELS // 4, device=x.device).to(x.dtype)
     bias = torch.randn(GROUPS * KERNEL**2, device=x.device).to(x.dtype)
     leaves = [tensor.clone().requires_grad_() for tensor in (x, hidden, weight, bias)]
+    own_x, own_hidden, own_weight, own_bias = leaves
 
     def both() -> None:
-        out = generate_and_aggregate(*leaves, GROUPS, KERNEL)
+        out = generate_and_aggregate(own_x, own_hidden, own_weight, own_bias, GROUPS, KERNEL)
         torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     return {

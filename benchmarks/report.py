@@ -55,7 +55,7 @@ def group_table(result: dict[str, Any]) -> str:
                 row["model"],
                 f"{row['images_per_second']:.1f}",
                 f"{row['milliseconds']:.1f} ({low:.1f}-{high:.1f})",
-                f"{row['ratio']:.2f}x",
+                "-" if row["ratio"] is None else f"{row['ratio']:.2f}x",
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['share_of_gemm']:.0%}",
             ]

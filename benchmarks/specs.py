@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from engine.config import load_config
-from models.errors import hint
+from models.errors import UserError, hint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIONS = ("fuse", "compile")
@@ -46,25 +47,25 @@ def parse_spec(text: str) -> Spec:
     """Read ``NAME[+fuse][+compile]``.
 
     Raises:
-        ValueError: names an unknown option or model and the nearest one.
+        UserError: names an unknown option or model and the nearest one.
         UserError: the config file cannot be read.
     """
     name, *options = text.split("+")
     for option in options:
         if option not in OPTIONS:
-            raise ValueError(f"{text}: +{option} is not an option (one of: {', '.join('+' + o for o in OPTIONS)})")
+            raise UserError(f"{text}: +{option} is not an option (one of: {', '.join('+' + o for o in OPTIONS)})")
     if name.endswith(CONFIG):
         load_config(name)
         return Spec(text, name, "fuse" in options, "compile" in options)
     library, _, short = name.rpartition(":")
     known = {"": models.list_models, "timm": timm.list_models, "torchvision": torchvision.models.list_models}
     if library not in known:
-        raise ValueError(f"{text}: {library!r} is not a library (timm: or torchvision:)")
+        raise UserError(f"{text}: {library!r} is not a library (timm: or torchvision:)")
     names = known[library]()
     if short not in names:
-        raise ValueError(f"{text}: there is no such model; {hint(short, names)}")
+        raise UserError(f"{text}: there is no such model; {hint(short, names)}")
     if library and "fuse" in options:
-        raise ValueError(f"{text}: +fuse is for models of this project")
+        raise UserError(f"{text}: +fuse is for models of this project")
     return Spec(text, name, "fuse" in options, "compile" in options)
 
 
@@ -78,6 +79,7 @@ def size_of(text: str) -> int:
 def build_model(spec: Spec, work: Work) -> nn.Module:
     """The model on its device, in evaluation or training mode, not yet compiled."""
     torch.manual_seed(0)
+    model: Any
     if spec.name.endswith(CONFIG):
         model = models.build_model(load_config(spec.name, [f"model.img_size={work.img_size}"]).model)
     elif spec.name.startswith("torchvision:"):

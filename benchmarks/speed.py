@@ -9,11 +9,38 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--suite", choices=("standard", "gpu"))
+    parser.add_argument("--mode", choices=("inference", "train"), default="inference")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--img-size", type=int, help="default: of the first model if that is a config, else 224")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what is not timed by then is not run")
+    parser.add_argument("--operators", action="store_true", help="time the operators by themselves as well")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--output", type=Path, help="file of the report; a suite has one of its own")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
 import torch
 
@@ -22,13 +49,13 @@ from benchmarks import suites
 from benchmarks.measure import Timing, ceilings, interleaved, peak_memory
 from benchmarks.operators import operator_rows
 from benchmarks.specs import DTYPES, Spec, Work, build_model, flops_of_image, size_of, step_of
-
-ROOT = Path(__file__).resolve().parents[1]
+from models.errors import UserError
 
 
 def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int, deadline: float) -> dict[str, Any]:
     """Build, warm up and time the models of a group; a model that fails has a row with its error."""
-    steps, rows = {}, {}
+    steps: dict[str, Callable[[], object]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for spec in group.specs:
         try:
             steps[spec.text] = step_of(build_model(spec, group.work), spec, group.work)
@@ -40,15 +67,15 @@ def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int,
         if time.monotonic() > deadline:
             break
     timings = interleaved(steps, group.work.device, rounds, deadline)
-    first = next(iter(timings.values())) if timings else None
+    first = timings.get(group.specs[0].text)
     for spec in group.specs:
         row = rows.setdefault(spec.text, {"error": "not run: out of time"})
-        if first is not None and spec.text in timings:
+        if spec.text in timings:
             row.update(_row(spec, group.work, timings[spec.text], first, ceiling))
     return {"work": asdict(group.work), "rows": [{"model": spec.text, **rows[spec.text]} for spec in group.specs]}
 
 
-def _row(spec: Spec, work: Work, timing: Timing, first: Timing, ceiling: dict[str, float]) -> dict[str, Any]:
+def _row(spec: Spec, work: Work, timing: Timing, first: Timing | None, ceiling: dict[str, float]) -> dict[str, Any]:
     # A training step multiplies three times: forward, and for the gradients of both factors.
     flops = flops_of_image(spec, work) * work.batch * (3 if work.mode == "train" else 1)
     return {
@@ -56,38 +83,27 @@ def _row(spec: Spec, work: Work, timing: Timing, first: Timing, ceiling: dict[st
         "milliseconds": timing.median * 1e3,
         "quarters": [timing.quarter * 1e3, timing.three_quarters * 1e3],
         "rounds": timing.rounds,
-        "ratio": first.median / timing.median,
+        "ratio": None if first is None else first.median / timing.median,
         "share_of_gemm": flops / timing.median / 1e9 / ceiling[f"gemm_{work.dtype}"],
     }
 
 
-def arguments() -> argparse.Namespace:
-    """The command line. ValueError says in one line what does not fit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--suite", choices=("standard", "gpu"))
-    parser.add_argument("--mode", choices=("inference", "train"), default="inference")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--img-size", type=int, help="default: of the first model if that is a config, else 224")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
-    parser.add_argument("--minutes", type=float, default=8.0, help="what is not timed by then is not run")
-    parser.add_argument("--operators", action="store_true", help="time the operators by themselves as well")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--output", type=Path, help="file of the report; a suite has one of its own")
-    options = parser.parse_args()
+def checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with the device filled in.
+
+    Raises:
+        UserError: says what does not fit.
+    """
     for name, least in (("batch", 1), ("img_size", 32), ("rounds", 2), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')}: {value} is below {least}")
+            raise UserError(f"--{name.replace('_', '-')}: {value} is below {least}")
     if bool(options.models) == bool(options.suite):
-        raise ValueError("give MODEL ... or --suite")
-    device = "cuda" if options.suite == "gpu" else options.device
+        raise UserError("give MODEL ... or --suite")
+    device = "cuda" if options.suite == "gpu" else options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         wanted = "--suite gpu" if options.suite else f"--device {device}"
-        raise ValueError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
+        raise UserError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
     options.device = "cpu" if options.suite == "standard" else device
     return options
 
@@ -117,19 +133,16 @@ def measure(options: argparse.Namespace, groups: list[suites.TimingGroup]) -> di
     return {**found, "ceilings": ceiling, "groups": results, "operators": operators}
 
 
-def main() -> int:
-    """Run the comparison; the exit status."""
-    try:
-        options = arguments()
-        if options.suite:
-            groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
-        else:
-            size = options.img_size or size_of(options.models[0])
-            work = Work(options.mode, options.dtype, options.batch, size, options.device)
-            groups = [suites.group(work, options.models)]
-    except ValueError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
+@cli.command("benchmark.py")
+def main() -> None:
+    """Run the comparison."""
+    options = checked(parser().parse_args())
+    if options.suite:
+        groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
+    else:
+        size = options.img_size or size_of(options.models[0])
+        work = Work(options.mode, options.dtype, options.batch, size, options.device)
+        groups = [suites.group(work, options.models)]
     if options.threads:
         torch.set_num_threads(options.threads)
     found = measure(options, groups)
@@ -143,7 +156,6 @@ def main() -> int:
         print(f"wrote {path}" + (f" and {figure}" if drawn else ""), file=sys.stderr)
     if options.json:
         print(json.dumps(found))
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 from benchmarks.specs import Spec, Work, parse_spec
+from models.zoo import FAMILIES
 
 BASELINE = "timm:swin_tiny_patch4_window7_224"
-OURS = ("swin_tiny", "dw_conv_tiny", "d_dw_conv_tiny", "i_dynamic_tiny")
+OURS = [f"{family}_tiny" for family in FAMILIES]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, RankFailed, RunStopped, TrainingFailed
-from models.errors import UserError
 
 
 def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
@@ -27,22 +28,46 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     return arguments
 
 
-def run(main: Callable[[], None]) -> int:
-    """Call ``main`` and turn the ends that a run may have into an exit status (see :mod:`engine.errors`)."""
+Main = Callable[..., int | None]
+Also = tuple[type[Exception], ...]
+
+
+def command(name: str, also: Also = ()) -> Callable[[Main], Callable[..., int]]:
+    """Make a ``main`` that parses, calls and prints into one that returns an exit status (:func:`run`)."""
+
+    def wrap(main: Main) -> Callable[..., int]:
+        @wraps(main)
+        def status(*arguments: Any) -> int:
+            return run(partial(main, *arguments), name, also)
+
+        return status
+
+    return wrap
+
+
+def run(main: Callable[[], int | None], name: str = "error", also: Also = ()) -> int:
+    """Call ``main`` and turn the ends that it may have into an exit status (see :mod:`engine.errors`).
+
+    Bad input, a UserError or one of ``also``, is the line ``NAME: text`` and status 2; a bare ValueError is a bug and
+    shows its traceback.
+    """
     try:
-        main()
-    except UserError as error:
-        return _say(error, EXIT_BAD_INPUT)
+        return main() or 0
     except RunStopped as stopped:
         return _say(stopped, EXIT_STOPPED, "")
     except TrainingFailed as error:
-        return _say(error, EXIT_FAILURE, everywhere=isinstance(error, RankFailed))
+        return _say(error, EXIT_FAILURE, f"{name}: ", everywhere=isinstance(error, RankFailed))
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from the last checkpoint", 130, "")
-    return 0
+    except Exception as error:
+        from models.errors import UserError  # the package comes with torch, which a help text does without
+
+        if not isinstance(error, (UserError, *also)):
+            raise
+        return _say(error, EXIT_BAD_INPUT, f"{name}: ")
 
 
-def _say(message: object, status: int, prefix: str = "error: ", everywhere: bool = False) -> int:
+def _say(message: object, status: int, prefix: str, everywhere: bool = False) -> int:
     if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"{prefix}{message}", file=sys.stderr)  # noqa: T201
     if os.environ.get("WORLD_SIZE", "1") != "1":

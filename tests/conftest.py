@@ -21,9 +21,9 @@ def _seed() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``mixer_case``: every variant of every mixer; ``family``: every mixer that has named models."""
+    """``mixer_case``: every variant of every mixer; ``mixer_family``: every mixer that has named models."""
     if "mixer_case" in metafunc.fixturenames:
         cases = list(mixer_cases())
         metafunc.parametrize("mixer_case", cases, ids=[case.key for case in cases])
-    if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", FAMILIES)
+    if "mixer_family" in metafunc.fixturenames:
+        metafunc.parametrize("mixer_family", FAMILIES)

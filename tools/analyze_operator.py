@@ -13,19 +13,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.config import parse_value
-from models.mixers import list_mixers
-from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
-from models.theory.measure import Measurement
-from models.theory.table import COLUMNS, declared, measure_layer, row
-from models.theory.translation import EXACT, translation_kind
-from tools.theory.figures import SHIFTS, SUBJECTS, WINDOW, measure_curves
-
-KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
-NEURONS = 2048  # the matrix has their square, its rank takes their cube
+from engine import cli
 
 
-def arguments() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--table1", action="store_true", help="the rows of Table 1, and I-Dynamic")
@@ -40,24 +32,40 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shifted", action="store_true", help="as in a block whose windows are shifted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from engine.config import parse_value
+from models.errors import UserError
+from models.mixers import list_mixers
+from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
+from models.theory.measure import Measurement
+from models.theory.table import COLUMNS, declared, measure_layer, row
+from models.theory.translation import EXACT, translation_kind
+from tools.theory.figures import SHIFTS, SUBJECTS, WINDOW, measure_curves
+
+KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
+NEURONS = 2048  # the matrix has their square, its rank takes their cube
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """The checked sizes. ValueError names the argument that cannot be measured."""
+    """The checked sizes. UserError names the argument that cannot be measured."""
     for name in ("window", "channels", "heads"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name}: must be at least 1, not {getattr(args, name)}")
+            raise UserError(f"--{name}: must be at least 1, not {getattr(args, name)}")
     if args.channels % args.heads:
-        raise ValueError(f"--channels: {args.channels} cannot be split evenly into {args.heads} heads")
+        raise UserError(f"--channels: {args.channels} cannot be split evenly into {args.heads} heads")
     if args.size < 2 * args.window or args.size % args.window or args.size % 2:
         nearest = 2 * args.window * max(1, round(args.size / (2 * args.window)))
-        raise ValueError(
+        raise UserError(
             f"--size: {args.size} must be an even number of at least two windows of {args.window}; try {nearest}"
         )
     if args.size**2 * args.channels > NEURONS:
         most = max(1, NEURONS // args.size**2)
-        raise ValueError(f"--channels: {args.size}x{args.size} positions allow at most {most}, the matrix is square")
+        raise UserError(f"--channels: {args.size}x{args.size} positions allow at most {most}, the matrix is square")
     return Setting(
         size=(args.size, args.size),
         window=args.window,
@@ -68,7 +76,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
 
 def chosen_layers(args: argparse.Namespace) -> dict[str, Layer]:
-    """The layers asked for, by name. ValueError names one that does not exist."""
+    """The layers asked for, by name. UserError names one that does not exist."""
     chosen: dict[str, Layer] = {}
     if args.table1:
         chosen |= {**TABLE_1, "i_dynamic": MORE["i_dynamic"]}
@@ -78,11 +86,11 @@ def chosen_layers(args: argparse.Namespace) -> dict[str, Layer]:
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set: '{text}' is not of the form key=value")
+            raise UserError(f"--set: '{text}' is not of the form key=value")
         options[key] = parse_value(value, f"--set {key}")
     chosen |= {name: find_layer(name, options) for name in args.names}
     if not chosen:
-        raise ValueError("give a NAME, --table1 or --all (--list prints the names)")
+        raise UserError("give a NAME, --table1 or --all (--list prints the names)")
     return chosen
 
 
@@ -146,20 +154,17 @@ def print_translation(as_json: bool) -> None:
             print(f"{label:{width}}  {part}{cells}  {KIND_WORDS[kind]}")
 
 
+@cli.command("analyze_operator")
 def main() -> int:
-    args = arguments()
+    args = parser().parse_args()
     if args.translation:
         print_translation(args.json)
         return 0
     if args.list:
         print("\n".join(sorted({*LAYERS, *list_mixers()})))
         return 0
-    try:
-        setting = setting_of(args)
-        entries = [describe(name, layer, setting, args.seed) for name, layer in chosen_layers(args).items()]
-    except ValueError as error:
-        print(f"analyze_operator: {error}", file=sys.stderr)
-        return 2
+    setting = setting_of(args)
+    entries = [describe(name, layer, setting, args.seed) for name, layer in chosen_layers(args).items()]
     if args.json:
         print(json.dumps(entries, indent=1))
     else:

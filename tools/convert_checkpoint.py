@@ -8,10 +8,24 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("input", metavar="IN", type=Path)
+    parser.add_argument("output", metavar="OUT.safetensors", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
 import torch
 from safetensors.torch import save_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import create_model, list_models
 from models.checkpoint import State, convert_state, read_weights
@@ -33,28 +47,20 @@ def matching_models(state: State) -> list[str]:
     return names
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("input", metavar="IN", type=Path)
-    parser.add_argument("output", metavar="OUT.safetensors", type=Path)
-    args = parser.parse_args()
+@cli.command("convert_checkpoint", (OSError,))
+def main() -> None:
+    args = parser().parse_args()
     if args.output.suffix != ".safetensors":
-        print(f"convert_checkpoint: {args.output}: the output must end in .safetensors", file=sys.stderr)
-        return 2
-    try:
-        weights = read_weights(args.input)
-        state = convert_state(weights)
-        names = matching_models(state)
-        save_file({key: value.contiguous() for key, value in state.items()}, args.output, {"format": "pt"})
-    except (UserError, OSError) as error:
-        print(f"convert_checkpoint: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"{args.output}: the output must end in .safetensors")
+    weights = read_weights(args.input)
+    state = convert_state(weights)
+    names = matching_models(state)
+    save_file({key: value.contiguous() for key, value in state.items()}, args.output, {"format": "pt"})
     dropped = len(weights) - len(state)
     fits = ", ".join(names) or "no model of the zoo with its default arguments"
     print(
         f"{args.output}: {len(state)} tensors from {len(weights)} keys ({dropped} follow from the shape); fits: {fits}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+
 CORE, DENSE = "core", "detection and segmentation"
 MEND = {CORE: "make setup", DENSE: "make setup-dense"}
 
@@ -191,7 +205,7 @@ def coco() -> str:
 
 @check(DENSE, "photographs")
 def photographs() -> str:
-    from tools.make_scenes import load_photographs
+    from data.prepare.scenes import load_photographs
 
     return f"{sum(len(load_photographs(split)) for split in ('train', 'val'))} in scikit-image and scikit-learn"
 
@@ -213,10 +227,9 @@ def examine(item: Check) -> dict[str, str]:
         return row | {"status": "broken", "found": found, "mend": mend}
 
 
+@cli.command("doctor")
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     without_dense = find_spec("mmengine") is None and find_spec("mmdet") is None
     rows = [examine(item) for item in CHECKS if item.part == CORE or not without_dense]
     if args.json:

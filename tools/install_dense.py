@@ -17,6 +17,23 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import cli
+from engine.errors import TrainingFailed
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--where", action="store_true", help="print the folder of the compiled wheel and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements-dense.txt"
 COMPILED = "onedl-mmcv"
 BUILD_TOOLS = ("setuptools", "wheel", "ninja")
@@ -75,18 +92,16 @@ def install() -> None:
     pip("install", "--no-deps", "--no-build-isolation", *requirements.values())
 
 
+@cli.command("install_dense")
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--where", action="store_true", help="print the folder of the compiled wheel and stop")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.where:
         print(wheel_folder(read_requirements(REQUIREMENTS)[COMPILED]))
         return 0
     try:
         install()
     except subprocess.CalledProcessError as error:
-        print(f"install_dense: pip failed with status {error.returncode} (its output is above)", file=sys.stderr)
-        return 1
+        raise TrainingFailed(f"pip failed with status {error.returncode} (its output is above)") from None
     return 0
 
 

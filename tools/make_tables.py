@@ -13,7 +13,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", metavar="N", help="one table, such as 5 or figure3 (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="fail when a page or a cost is not what the data gives")
+    mode.add_argument("--write", action="store_true", help="write the generated tables of README and docs")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from engine.errors import EXIT_FAILURE
 from models.errors import UserError, hint
 from tools.sweeps import report
 from tools.tables import questions, zoo
@@ -84,26 +101,17 @@ def show(tables: list[Table], as_json: bool) -> None:
         print("\n\n\n".join(as_text(table, by_table[table.table]) for table in tables))
 
 
+@cli.command("make_tables")
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", metavar="N", help="one table, such as 5 or figure3 (default: all)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="fail when a page or a cost is not what the data gives")
-    mode.add_argument("--write", action="store_true", help="write the generated tables of README and docs")
-    args = parser.parse_args()
-    try:
-        tables = select(load_tables(), args.table)
-        if args.check:
-            return check(tables)
-        if args.write:
-            for path in pages.write(pages.pages(), generators()):
-                print(f"wrote {shown(path)}")
-            return 0
+    args = parser().parse_args()
+    tables = select(load_tables(), args.table)
+    if args.check:
+        return check(tables)
+    if args.write:
+        for path in pages.write(pages.pages(), generators()):
+            print(f"wrote {shown(path)}")
+    else:
         show(tables, args.json)
-    except UserError as error:
-        print(f"make_tables: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
     return 0
 
 

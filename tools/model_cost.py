@@ -11,10 +11,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="+", metavar="NAME_OR_CONFIG")
+    parser.add_argument("--img-size", type=int, help="input size in pixels (default: the model's own)")
+    parser.add_argument("--counter", choices=["torch", "paper"], default="torch")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.config import load_config
 from models import build_model, create_model
@@ -56,7 +72,7 @@ def measure_dense(target: str, counter: str) -> Cost:
         from engine.dense.arguments import load_mm_config
         from engine.dense.cost import dense_cost
     except ModuleNotFoundError as error:
-        raise ValueError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
+        raise UserError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
     return dense_cost(load_mm_config(target, {}), counter=counter)
 
 
@@ -69,23 +85,14 @@ def print_table(rows: list[dict[str, Any]], counter: str) -> None:
         print(f"{row['name']:{width}}  {row['params']:>12,}  {row['macs'] / 1e9:>12.4f} G{apart}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="+", metavar="NAME_OR_CONFIG")
-    parser.add_argument("--img-size", type=int, help="input size in pixels (default: the model's own)")
-    parser.add_argument("--counter", choices=["torch", "paper"], default="torch")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    args = parser.parse_args()
-    try:
-        rows = [measure(target, args.img_size, args.counter) for target in args.targets]
-    except (UserError, ValueError) as error:
-        print(f"model_cost: {error}", file=sys.stderr)
-        return 2
+@cli.command("model_cost")
+def main() -> None:
+    args = parser().parse_args()
+    rows = [measure(target, args.img_size, args.counter) for target in args.targets]
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         print_table(rows, args.counter)
-    return 0
 
 
 if __name__ == "__main__":

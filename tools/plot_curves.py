@@ -10,17 +10,31 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT
-from models.errors import UserError, hint
+from engine import cli
 
 DEFAULT_OUTPUT = Path("curves.png")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"image (default: {DEFAULT_OUTPUT})")
+    parser.add_argument("--labels", help="names of the runs, separated by commas (default: their folders)")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from models.errors import UserError, hint
+
+matplotlib.use("Agg")
 
 
 @dataclass(frozen=True)
@@ -81,24 +95,16 @@ def draw(curves: list[Curve], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"image (default: {DEFAULT_OUTPUT})")
-    parser.add_argument("--labels", help="names of the runs, separated by commas (default: their folders)")
-    args = parser.parse_args()
+@cli.command("plot_curves")
+def main() -> None:
+    args = parser().parse_args()
     labels = args.labels.split(",") if args.labels else [None] * len(args.runs)
-    try:
-        if len(labels) != len(args.runs):
-            raise UserError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
-        if args.output.suffix not in (".png", ".pdf", ".svg"):
-            raise UserError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
-        draw([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)
-    except UserError as error:
-        print(f"plot_curves: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    if len(labels) != len(args.runs):
+        raise UserError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
+    if args.output.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
+    draw([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)
     print(f"wrote {args.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,16 +10,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    parser.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
+    parser.add_argument("--output", type=Path, default=Path("tradeoff.png"), help="image (default: tradeoff.png)")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import matplotlib
+import matplotlib.pyplot as plt
+
 from models.errors import UserError
 from tools.sweeps import report
+
+matplotlib.use("Agg")
+
 
 Panel = tuple[str, dict[str, float]]
 
@@ -84,19 +99,11 @@ def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, metavar="RESULTS.json")
-    parser.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
-    parser.add_argument("--output", type=Path, default=Path("tradeoff.png"), help="image (default: tradeoff.png)")
-    args = parser.parse_args()
-    try:
-        draw(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
-    except UserError as error:
-        print(f"plot_tradeoff: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+@cli.command("plot_tradeoff")
+def main() -> None:
+    args = parser().parse_args()
+    draw(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
     print(f"wrote {args.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
+    parser.add_argument("--out", type=Path, default=Path("runs/predictions"))
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of a drawn object")
+    parser.add_argument("--rows", type=int, default=8, help="most images on the sheet")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
 from PIL import Image, UnidentifiedImageError
 
 from models.errors import UserError
@@ -98,20 +115,9 @@ def predict(args: argparse.Namespace) -> None:
         print(f"{args.out / 'sheet.png'}: {len(rows)} images, {len(models)} models side by side")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
-    parser.add_argument("--out", type=Path, default=Path("runs/predictions"))
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of a drawn object")
-    parser.add_argument("--rows", type=int, default=8, help="most images on the sheet")
-    args = parser.parse_args(argv)
-    try:
-        predict(args)
-    except (UserError, OSError, ValueError) as error:
-        print(f"predict: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+@cli.command("predict", (OSError,))
+def main(argv: list[str] | None = None) -> None:
+    predict(parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,28 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--form", choices=["csv", "folder", "tar", "zip"], default="folder")
+    parser.add_argument("--split", choices=["train", "val"], action="append", help="both by default")
+    parser.add_argument("--check", choices=["none", "headers", "decode"], default="decode", help="test each image")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that check images")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from tqdm import tqdm
 
 from data import DataConfig
 from data.index import save_index
@@ -25,19 +44,6 @@ from data.prepare.verify import Report, verify
 from data.prepare.writers import WRITERS, write_text
 from data.readers import Split, describe_source, index_path, scan
 from models.errors import UserError
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--form", choices=sorted(WRITERS), default="folder")
-    parser.add_argument("--split", choices=["train", "val"], action="append", help="both by default")
-    parser.add_argument("--check", choices=["none", "headers", "decode"], default="decode", help="test each image")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that check images")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser.parse_args(arguments)
 
 
 def progress_bar(total: int, text: str) -> tqdm:
@@ -79,21 +85,18 @@ def show(report: Report) -> None:
         print(f"    {line}")
 
 
+@cli.command("prepare_imagenet", (OSError,))
 def main(arguments: list[str] | None = None) -> int:
     """Build, index, verify; return the exit status."""
-    options = parse(arguments)
+    options = parser().parse_args(arguments)
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be 1 or more")
     cfg = DataConfig(root=options.out, format=options.form)
     reports = []
-    try:
-        if options.jobs < 1:
-            raise UserError(f"--jobs {options.jobs} must be 1 or more")
-        for split in options.split or ["train", "val"]:
-            if options.source.resolve() != options.out.resolve():
-                build(open_source(options.source), split, options.form, options.out)
-            reports.append(finish(cfg, split, options.check, options.jobs))
-    except (UserError, OSError) as error:
-        print(f"prepare_imagenet: {error}", file=sys.stderr)
-        return 2
+    for split in options.split or ["train", "val"]:
+        if options.source.resolve() != options.out.resolve():
+            build(open_source(options.source), split, options.form, options.out)
+        reports.append(finish(cfg, split, options.check, options.jobs))
     if options.json:
         print(json.dumps([{**asdict(report), "is_imagenet": report.is_imagenet} for report in reports]))
     else:

@@ -11,15 +11,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to all four configs")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
 from engine.config import Config, load_config
 from engine.trainer import train
 from tools.model_cost import measure
 from tools.plot_curves import draw, read_curve
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "quickstart"
 OPERATORS = {
     "Swin (local attention)": "swin_nano",
@@ -58,11 +71,9 @@ def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
     print(f"runs, logs and weights: {figure.parent}   (this call: {time.monotonic() - begin:.0f} s)")
 
 
+@cli.command("error")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to all four configs")
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
-    args = parser.parse_args()
+    args = parser().parse_args()
     configs = {}
     for label, name in OPERATORS.items():
         path = CONFIGS / f"{name}.yaml"
@@ -72,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main())

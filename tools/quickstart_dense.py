@@ -15,18 +15,32 @@ import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.errors import UserError
-from tools.make_scenes import make_digits, make_scenes
+from engine import cli
 
-ROOT = Path(__file__).resolve().parents[1]
-SCENES = ROOT / "datasets" / "scenes"
-CLASSIFIER = ROOT / "runs" / "quickstart" / "dense_backbone"  # the output of its config
 CONFIGS = {
     "detection": "detection/configs/mask-rcnn_dw-conv-nano_fpn_scenes.py",
     "segmentation": "segmentation/configs/upernet_dw-conv-nano_scenes.py",
 }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=sorted(CONFIGS))
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/quickstart-TASK)")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from data.prepare.scenes import make_digits, make_scenes
+
+SCENES = ROOT / "datasets" / "scenes"
+CLASSIFIER = ROOT / "runs" / "quickstart" / "dense_backbone"  # the output of its config
 COLUMNS = {
     "detection": {
         "box AP50": ("coco/bbox_mAP_50", 100),
@@ -96,17 +110,10 @@ def quickstart(task: str, out: Path) -> None:
     show(task, out, json.loads(result.read_text()))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=sorted(CONFIGS))
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/quickstart-TASK)")
-    args = parser.parse_args(argv)
-    try:
-        quickstart(args.task, (args.out or ROOT / "runs" / f"quickstart-{args.task}").resolve())
-    except (OSError, UserError) as error:
-        print(f"quickstart: {error}", file=sys.stderr)
-        return 2
-    return 0
+@cli.command("quickstart", (OSError,))
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    quickstart(args.task, (args.out or ROOT / "runs" / f"quickstart-{args.task}").resolve())
 
 
 if __name__ == "__main__":

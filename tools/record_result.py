@@ -11,12 +11,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished training")
+    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="the JSON line of eval_cls.py")
+    parser.add_argument("--config", help="the row's config, with --evaluation")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import yaml
+
 from engine.config import to_dict
-from engine.errors import EXIT_BAD_INPUT
 from engine.runfolder import FREE, git_commit
 from engine.weights import file_hash
 from models.errors import UserError, hint
@@ -159,23 +173,15 @@ def check_data(record: Record) -> None:
         )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished training")
-    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="the JSON line of eval_cls.py")
-    parser.add_argument("--config", help="the row's config, with --evaluation")
-    args = parser.parse_args()
+@cli.command("record_result")
+def main() -> None:
+    args = parser().parse_args()
     if (args.run is None) == (args.evaluation is None) or (args.evaluation is None) != (args.config is None):
-        parser.error("give RUN, or --evaluation FILE and --config CONFIG")
-    try:
-        record = of_run(args.run) if args.run else of_evaluation(args.evaluation, args.config)
-        check_data(record)
-        added = add_record(record)
-    except UserError as error:
-        print(f"record_result: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        raise UserError("give RUN, or --evaluation FILE and --config CONFIG")
+    record = of_run(args.run) if args.run else of_evaluation(args.evaluation, args.config)
+    check_data(record)
+    added = add_record(record)
     print(f"{'recorded' if added else 'known already'}: {record.config} {record.metrics} in {shown(TABLES / RESULTS)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,19 +10,14 @@ import shlex
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED
-from models.errors import UserError
-from tools.sweeps import figure, report
-from tools.sweeps.grid import Grid, load_grid
-from tools.sweeps.jobs import Job, jobs
-from tools.sweeps.runner import Sweep, check_configs, slots
-
-ROOT = Path(__file__).resolve().parents[1]
+from engine import cli
 
 
-def parse() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("grid", type=Path, help="YAML file of runs, seeds and groups")
     parser.add_argument("--output", type=Path, help="folder of the runs (default: runs/NAME)")
@@ -30,10 +25,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gpus", default="", metavar="0,1", help="one run at a time on each of these GPUs")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="copy the results there, the figure beside it")
     parser.add_argument("--report", action="store_true", help="run nothing: results of what is finished")
-    args = parser.parse_args()
-    if args.jobs < 1:
-        parser.error("--jobs: at least 1")
-    return args
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from engine.errors import EXIT_FAILURE, EXIT_STOPPED
+from models.errors import UserError
+from tools.sweeps import figure, report
+from tools.sweeps.grid import Grid, load_grid
+from tools.sweeps.jobs import Job, jobs
+from tools.sweeps.runner import Sweep, check_configs, slots
 
 
 def finish(grid: Grid, work: list[Job], output: Path, copy: Path | None) -> None:
@@ -68,12 +71,12 @@ def sweep(args: argparse.Namespace) -> int:
     return 0
 
 
+@cli.command("sweep")
 def main() -> int:
-    try:
-        return sweep(parse())
-    except UserError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    args = parser().parse_args()
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1")
+    return sweep(args)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import RunStopped, TrainingFailed
-from models.errors import UserError
-from tools.theory.learned import default_folders, load_trained, two_images
-from tools.theory.sections import Files, introduction, learned, matrices, properties, relation, translation
+from engine import cli
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/theory"), help="folder of the page and its figures")
     parser.add_argument("--run", type=Path, nargs="+", default=[], metavar="FOLDER", help="run folders to show")
     parser.add_argument("--image", type=Path, nargs=2, default=[], metavar="FILE", help="two images to look at")
     parser.add_argument("--epochs", type=int, default=2, help="for what has to be trained first (default 2)")
-    args = parser.parse_args(argv)
-    if args.epochs < 1:
-        raise UserError(f"--epochs: must be at least 1, not {args.epochs}")
-    return args
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+from models.errors import UserError
+from tools.theory.learned import default_folders, load_trained, two_images
+from tools.theory.sections import Files, introduction, learned, matrices, properties, relation, translation
 
 
 def write_page(args: argparse.Namespace) -> Path:
@@ -52,21 +55,14 @@ def write_page(args: argparse.Namespace) -> Path:
     return path
 
 
-def main(argv: list[str] | None = None) -> int:
+@cli.command("theory_page")
+def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     os.environ.setdefault("MPLBACKEND", "Agg")
-    try:
-        write_page(arguments(argv))
-    except UserError as error:
-        print(f"theory_page: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailed as error:
-        print(f"theory_page: {error}", file=sys.stderr)
-        return 1
-    except RunStopped as error:
-        print(f"theory_page: {error}", file=sys.stderr)
-        return 75
-    return 0
+    args = parser().parse_args(argv)
+    if args.epochs < 1:
+        raise UserError(f"--epochs: must be at least 1, not {args.epochs}")
+    write_page(args)
 
 
 if __name__ == "__main__":

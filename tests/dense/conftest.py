@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.make_scenes import make_scenes
+from data.prepare.scenes import make_scenes
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -36,14 +36,14 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_same_weights_give_same_maps_in_the_zoo_and_both_libraries(family: str) -> None:
-    zoo = randomise(create_model(f"{family}_nano", num_classes=0))
+def test_same_weights_give_same_maps_in_the_zoo_and_both_libraries(mixer_family: str) -> None:
+    zoo = randomise(create_model(f"{mixer_family}_nano", num_classes=0))
     state = zoo.state_dict()
     image = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = zoo.forward_intermediates(image, intermediates_only=True)
         for registry in LIBRARIES.values():
-            config = {"type": "ZooBackbone", "name": f"{family}_nano", "out_norm": "none", "window_pad": False}
+            config = {"type": "ZooBackbone", "name": f"{mixer_family}_nano", "out_norm": "none", "window_pad": False}
             backbone = registry.build(config)
             backbone.load_zoo_state(state)
             maps = backbone.eval()(image)
@@ -136,11 +136,11 @@ def test_frozen_stages_keep_weights_and_statistics() -> None:
     assert changed and not any(key.startswith(frozen) for key in changed)
 
 
-def test_checkpointing_changes_nothing_and_every_parameter_learns(family: str) -> None:
+def test_checkpointing_changes_nothing_and_every_parameter_learns(mixer_family: str) -> None:
     gradients = []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        backbone = ZooBackbone(f"{family}_nano", with_cp=with_cp).train()
+        backbone = ZooBackbone(f"{mixer_family}_nano", with_cp=with_cp).train()
         sum((m * m).mean() for m in backbone(torch.randn(2, 3, 64, 96))).backward()
         gradients.append({key: value.grad for key, value in backbone.named_parameters()})
     for key, value in gradients[0].items():

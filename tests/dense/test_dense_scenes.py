@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tools import make_scenes
-from tools.make_scenes import BACKGROUND, FIRST_DIGIT, IGNORE, PHOTOGRAPHS, SceneSpec, encode_rle, load_photographs
+from data.prepare import scenes as make_scenes
+from data.prepare.scenes import BACKGROUND, FIRST_DIGIT, IGNORE, PHOTOGRAPHS, SceneSpec, encode_rle, load_photographs
+from tools import make_scenes as command
 
 pytestmark = pytest.mark.dense
 
@@ -83,7 +84,7 @@ def test_scenes_hold_the_objects_asked_for() -> None:
 
 def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setitem(PHOTOGRAPHS, "train", {"skimage/data": ("no_such.png",)})
-    assert make_scenes.main([str(tmp_path / "x")]) == 2
+    assert command.main([str(tmp_path / "x")]) == 2
     assert "no_such.png" in capsys.readouterr().err
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.prepare.scenes import make_digits
 from models import build_model
 from models.errors import UserError
 from models.mm import ZooBackbone
-from tools.make_scenes import make_digits
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs
 from tools.sweeps.report import METRICS, scores

@@ -13,24 +13,31 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from engine import cli  # noqa: E402
 from engine.runfolder import describe_run  # noqa: E402
+from models.errors import UserError  # noqa: E402
 from tests.faults import checkpoints, nonfinite, ranks, resume, safety, stops  # noqa: E402, F401
 from tests.faults.small_run import SmallRuns  # noqa: E402
 from tests.faults.trials import SUITE, Outcome, try_fault  # noqa: E402
 
 
-def main() -> int:
-    """Do the trials and print a line for each fault as it is done."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Break small runs on purpose and count what comes of it.")
     parser.add_argument("--short", action="store_true", help="the few trials that are also inside the tests")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose name contains TEXT")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and places")
     parser.add_argument("--output", type=Path, help="folder of the table; by default benchmarks/ for full trials")
-    arguments = parser.parse_args()
+    return parser
+
+
+@cli.command("error")
+def main() -> int:
+    """Do the trials and print a line for each fault as it is done."""
+    arguments = parser().parse_args()
     chosen = [item for item in SUITE if arguments.only in item.name]
     if not chosen:
-        print(f"error: --only: no fault contains '{arguments.only}'", file=sys.stderr)
-        return 2
+        raise UserError(f"--only: no fault contains '{arguments.only}'")
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         small_runs = SmallRuns(Path(folder))

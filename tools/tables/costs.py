@@ -41,7 +41,7 @@ def row_config(config: str) -> Config:
 
 @cache
 def dense_costs() -> dict[str, dict[str, int]]:
-    """Parameters and MACs of the dense configs as tools/count_dense.py left them; empty where it has not run.
+    """Parameters and MACs of the dense configs as `model_cost.py --write-dense` left them; empty where it has not run.
 
     Raises:
         UserError: the file is no such record.
@@ -54,7 +54,7 @@ def dense_costs() -> dict[str, dict[str, int]]:
             for key, c in json.loads(DENSE_COSTS.read_text())["costs"].items()
         }
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{DENSE_COSTS}: no record of tools/count_dense.py: {error}") from None
+        raise UserError(f"{DENSE_COSTS}: no record of `model_cost.py --write-dense`: {error}") from None
 
 
 @cache

@@ -4,18 +4,18 @@ import torch
 
 from models import build_model
 from models.cost import model_cost
+from models.zoo import FAMILIES
 from tools.tables.costs import row_config
 from tools.tables.render import markdown_row
 from tools.tables.results import Record, measured_value, of_row
 from tools.tables.schema import ROOT, Table
 
 HEADER = ["model", "parameters", "MACs, torch counter", "paper's counter", "top-1 in the paper", "here"]
-ORDER = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
 
 
 def as_markdown(tables: list[Table], records: list[Record], folder: str) -> str:
     """One row for each config of ``folder`` (such as ``configs/imagenet``), family by family, the smaller first."""
-    paths = [path for family in ORDER for path in sorted((ROOT / folder).glob(f"{family}_*.yaml"), reverse=True)]
+    paths = [path for family in FAMILIES for path in sorted((ROOT / folder).glob(f"{family}_*.yaml"), reverse=True)]
     rows = [row_of(tables, records, f"{folder}/{path.name}") for path in paths]
     return "\n".join(markdown_row(line) for line in [HEADER, ["---"] * len(HEADER), *rows])
 
@@ -39,7 +39,7 @@ def printed_accuracy(tables: list[Table], config: str) -> str:
     """What the paper prints as top-1 of a config, in the first table that has it."""
     for table in tables:
         column = next((column for column in table.columns if column.quantity == "top1"), None)
-        for row in table.rows if column is not None else []:
-            if row.config_of("classification") == config:
+        for row in table.rows:
+            if column is not None and row.config_of("classification") == config:
                 return row.paper[column.key]
     return "-"

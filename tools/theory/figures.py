@@ -245,7 +245,7 @@ def measure_curves(subject: Subject) -> Curves:
     x = torch.randn(1, SIDE, SIDE, DIM, dtype=torch.float64, generator=generator)
     alone = translation_errors(mixer, x, SHIFTS, margin=WINDOW)
     base = "swin_nano" if "window" in subject.mixer or "attention" in subject.mixer else f"{subject.mixer}_nano"
-    model = create_model(
+    model: Any = create_model(
         base,
         mixer=subject.mixer,
         mixer_args=subject.options,

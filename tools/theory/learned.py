@@ -102,7 +102,7 @@ def load_trained(folder: Path) -> Trained:
     model = build_model(config.model).eval()
     load_pretrained(model, convert_state(read_weights(folder / "best.safetensors")))
     first = getattr(model, "stages", None)
-    if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):  # type: ignore[index]
+    if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):
         raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
     return Trained(config.model.name.removesuffix("_nano"), config, model, folder)
 
