@@ -161,7 +161,9 @@ def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, coun
 
 
 def _without_values(model: nn.Module) -> nn.Module:
-    """A copy of the model on the meta device; its weights are not copied."""
+    """The model on the meta device: a copy, whose weights are not copied, where it is elsewhere."""
+    if all(value.is_meta for value in (*model.parameters(), *model.buffers())):
+        return model
     memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     return copy.deepcopy(model, memo)

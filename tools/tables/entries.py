@@ -14,6 +14,9 @@ from tools.tables.results import Record, load_records, measured_value, of_row
 from tools.tables.schema import COSTS, Column, ExpectedCost, Row, Table, Task, load_expected_costs
 
 
+SMALL = Setting(channels=4)  # two channels for each head are enough to tell all cells apart
+
+
 @cache
 def measured_properties(operator: str) -> dict[str, str]:
     """The cells of an operator's row, from its connection matrix at a small size.
@@ -25,7 +28,7 @@ def measured_properties(operator: str) -> dict[str, str]:
         layer = find_layer(operator, {})
     except ValueError as error:
         raise UserError(f"operator: {error}") from None
-    return as_row(measure_layer(layer, Setting()).properties)
+    return as_row(measure_layer(layer, SMALL).properties)
 
 
 NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
