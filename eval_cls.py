@@ -17,7 +17,7 @@ def main() -> None:
 
     result = evaluate_checkpoint(load_config(arguments.config, arguments.overrides), arguments.checkpoint)
     if result is not None:
-        print(json.dumps(result))  # noqa: T201
+        print(json.dumps(result.to_json()))  # noqa: T201
 
 
 if __name__ == "__main__":

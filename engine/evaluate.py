@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from engine.distributed import World, join_world
 from engine.errors import RunStopped, TrainingFailed
 from engine.labels import Metric, build_metric
 from engine.logs import set_up_text_log
+from engine.records import EvalResult
 from engine.schema import TrainConfig
 from engine.signals import StopRequest
 from engine.step import autocast
@@ -114,7 +114,7 @@ def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, train: 
     return metric(logits.float(), batch.targets.to(world.device), batch.indices)
 
 
-def evaluate_checkpoint(config: Config, checkpoint: Path) -> dict[str, Any] | None:
+def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
     """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``.
 
     Returns:
@@ -147,17 +147,17 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> dict[str, Any] | No
         world.close()
     if not world.is_main:
         return None
-    return {
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "correct1": accuracy.correct1,
-        "correct5": accuracy.correct5,
-        "images": accuracy.images,
-        "labels": config.eval.labels,
-        "model": config.model.name,
-        "dataset": loader.dataset_name,
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": file_hash(checkpoint),
-        "seconds": accuracy.seconds,
-        "ranks": world.size,
-    }
+    return EvalResult(
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        correct1=accuracy.correct1,
+        correct5=accuracy.correct5,
+        images=accuracy.images,
+        labels=config.eval.labels,
+        model=config.model.name,
+        dataset=loader.dataset_name,
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=file_hash(checkpoint),
+        seconds=accuracy.seconds,
+        ranks=world.size,
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import write_atomic
+from engine.records import EpochRecord, StepRecord
 from models.errors import UserError
 
 LOG = logging.getLogger("engine")
@@ -83,11 +84,11 @@ class RecordLog:
                 kept.append(line + "\n")
         write_atomic(self.path, "".join(kept).encode())
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: StepRecord | EpochRecord) -> None:
         """Append a record; a full disk costs the record and one loud line, not the run."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(record.to_json()) + "\n")
             self._failed = False
         except OSError as error:
             if not self._failed:
@@ -115,21 +116,21 @@ class Trackers:
 
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: StepRecord | EpochRecord) -> None:
         """Draw every number of a record over its step."""
         values = {
-            f"{record['kind']}/{key}": value
-            for key, value in record.items()
+            f"{record.kind}/{key}": value
+            for key, value in record.to_json().items()
             if isinstance(value, int | float) and key not in ("step", "kind")
         }
         try:
             if self._tensorboard is not None:
                 for key, value in values.items():
-                    self._tensorboard.add_scalar(key, value, record["step"])
-                if record["kind"] == "epoch":
+                    self._tensorboard.add_scalar(key, value, record.step)
+                if record.kind == "epoch":
                     self._tensorboard.flush()
             if self._wandb is not None:
-                self._wandb.log(values, step=record["step"])
+                self._wandb.log(values, step=record.step)
         except Exception as error:  # a board must never end a run
             LOG.error("CANNOT WRITE to TensorBoard or W&B: %s; no more is written there, training goes on", error)
             self._tensorboard = self._wandb = None

@@ -2,12 +2,12 @@
 
 import resource
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from engine.distributed import World
+from engine.records import StepRecord
 from engine.step import StepResult
 
 
@@ -38,25 +38,25 @@ class Meter:
         self._data += data_seconds
         self._last = result
 
-    def report(self, left: int) -> dict[str, Any]:
+    def report(self, step: int, epoch: int, left: int) -> StepRecord:
         """Means over the steps since the last report, then begin anew. ``left`` steps are still to do.
 
-        Returns:
-            loss, lr, grad_norm, images_per_second, step_seconds, data_seconds (per step), memory_gib (peak of this
-            process on the GPU, or in RAM on the CPU), eta_seconds.
+        Seconds are per step, memory is the peak of this process on the GPU, or in RAM on the CPU.
         """
         assert self._last is not None
         seconds = max(1e-9, self._seconds) / self._steps
-        values = {
-            "loss": sum(self._losses) / len(self._losses) if self._losses else None,
-            "lr": self._last.lr,
-            "grad_norm": self._last.grad_norm if self._last.taken else None,
-            "images_per_second": self._images / seconds,
-            "step_seconds": seconds,
-            "data_seconds": self._data / self._steps,
-            "memory_gib": peak_memory(self._world.device),
-            "eta_seconds": seconds * left,
-        }
+        values = StepRecord(
+            step=step,
+            epoch=epoch,
+            loss=sum(self._losses) / len(self._losses) if self._losses else None,
+            lr=self._last.lr,
+            grad_norm=self._last.grad_norm if self._last.taken else None,
+            images_per_second=self._images / seconds,
+            step_seconds=seconds,
+            data_seconds=self._data / self._steps,
+            memory_gib=peak_memory(self._world.device),
+            eta_seconds=seconds * left,
+        )
         self._start()
         return values
 

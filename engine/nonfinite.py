@@ -12,6 +12,7 @@ from data import Batch
 from data.rng import hash64
 from engine.distributed import World
 from engine.files import write_atomic
+from engine.records import Findings
 from engine.schema import TrainConfig
 from engine.state import TrainState
 from engine.step import Mix, batch_loss
@@ -47,7 +48,7 @@ class _Watch:
             handle.remove()
 
 
-def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> dict[str, Any]:
+def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> Findings:
     """Run a step's forward and backward passes again, without an update, and say where they go wrong.
 
     All ranks must call this together, because synchronised BN talks in the forward pass.
@@ -76,23 +77,23 @@ def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Train
     ]
     state.optimizer.zero_grad(set_to_none=True)
     bad_images = [int(i) for b in batches for i, x in zip(b.indices, b.images, strict=True) if not x.isfinite().all()]
-    return {
-        "rank": world.rank,
-        "first_bad": _first_bad(parameters, bad_images, watch, losses),
-        "losses": losses,
-        "forward": watch.forward,
-        "backward": watch.backward,
-        "parameters": parameters[:20],
-        "gradients": gradients[:20],
-        "images": bad_images[:20],
-        "indices": [int(i) for batch in batches for i in batch.indices],
-    }
+    return Findings(
+        rank=world.rank,
+        first_bad=_first_bad(parameters, bad_images, watch, losses),
+        losses=losses,
+        forward=watch.forward,
+        backward=watch.backward,
+        parameters=parameters[:20],
+        gradients=gradients[:20],
+        images=bad_images[:20],
+        indices=[int(i) for batch in batches for i in batch.indices],
+    )
 
 
-def write_dump(folder: Path, step: int, findings: list[dict[str, Any]]) -> Path:
+def write_dump(folder: Path, step: int, findings: list[Findings]) -> Path:
     """Write the findings of all ranks to a JSON file in the run folder and return its path."""
     path = folder / f"nonfinite-step-{step:09d}.json"
-    write_atomic(path, json.dumps(findings, indent=2).encode())
+    write_atomic(path, json.dumps([found.to_json() for found in findings], indent=2).encode())
     return path
 
 

@@ -9,6 +9,7 @@ from engine.config import Config, to_dict
 from engine.distributed import World
 from engine.evaluate import Accuracy
 from engine.files import write_atomic
+from engine.records import RunFolder, RunResult
 from engine.state import TrainState
 from engine.weights import file_hash, save_weights
 
@@ -35,20 +36,19 @@ class OutputWriter:
         if self._best_pending and progress.best_epoch == progress.epoch:
             self._best_pending = not try_writing(str(self._best), lambda: self._write(self._best, state))
 
-    def finish(self, state: TrainState, seconds: float) -> dict[str, Any]:
+    def finish(self, state: TrainState, seconds: float) -> RunResult:
         """Write ``result.json`` and return what it holds; wait up to ``seconds`` for a disk that refuses.
 
         Raises:
             TrainingFailed: the disk has refused for that long.
         """
-        result = self._result(state)
-        if self._world.is_main:
-            insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds)
-            result["checkpoint_sha256"] = file_hash(self._last)
-            result["best_sha256"] = file_hash(self._best) if self._best.exists() else None
-            text = json.dumps(result, indent=2).encode()
-            path = self._config.output / "result.json"
-            insist_on_writing(str(path), lambda: write_atomic(path, text), seconds)
+        if not self._world.is_main:
+            return self._result(state, None, None)
+        insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds)
+        result = self._result(state, file_hash(self._last), file_hash(self._best) if self._best.exists() else None)
+        text = json.dumps(result.to_json(), indent=2).encode()
+        path = self._config.output / RunFolder.RESULT
+        insist_on_writing(str(path), lambda: write_atomic(path, text), seconds)
         return result
 
     def _write(self, path: Any, state: TrainState) -> None:
@@ -63,26 +63,28 @@ class OutputWriter:
         }
         save_weights(path, dict(state.best_weights(self._config.train.save_ema).state_dict()), about)
 
-    def _result(self, state: TrainState) -> dict[str, Any]:
+    def _result(self, state: TrainState, last: str | None, best: str | None) -> RunResult:
         progress, config = state.progress, self._config
         images = progress.step * config.train.batch_size
-        return {
-            "model": config.model.name,
-            "dataset": self._dataset,
-            "top1": progress.last.get("top1"),
-            "top5": progress.last.get("top5"),
-            "eval_images": progress.last.get("images"),
-            "labels": config.eval.labels,
-            "best_top1": progress.best_top1,
-            "best_epoch": progress.best_epoch,
-            "params": sum(p.numel() for p in state.model.parameters()),
-            "images_per_second": images / progress.train_seconds if progress.train_seconds else None,
-            "train_seconds": progress.train_seconds,
-            "epochs": progress.epoch,
-            "steps": progress.step,
-            "skipped_steps": progress.skipped,
-            "seed": config.train.seed,
-            "ranks": self._world.size,
-            "commit": self._commit,
-            "device": runfolder.device_name(self._world.device),
-        }
+        return RunResult(
+            model=config.model.name,
+            dataset=self._dataset,
+            top1=progress.last.get("top1"),
+            top5=progress.last.get("top5"),
+            eval_images=progress.last.get("images"),
+            labels=config.eval.labels,
+            best_top1=progress.best_top1,
+            best_epoch=progress.best_epoch,
+            params=sum(p.numel() for p in state.model.parameters()),
+            images_per_second=images / progress.train_seconds if progress.train_seconds else None,
+            train_seconds=progress.train_seconds,
+            epochs=progress.epoch,
+            steps=progress.step,
+            skipped_steps=progress.skipped,
+            seed=config.train.seed,
+            ranks=self._world.size,
+            commit=self._commit,
+            device=runfolder.device_name(self._world.device),
+            checkpoint_sha256=last,
+            best_sha256=best,
+        )

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from data import Batch, build_mixup
@@ -21,6 +22,7 @@ from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_
 from engine.meter import Meter, StepProfiler
 from engine.nonfinite import diagnose, write_dump
 from engine.outputs import OutputWriter
+from engine.records import EpochRecord, RunResult, StepRecord, read_run
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
 from engine.watchdog import Watchdog
@@ -84,7 +86,7 @@ class Trainer:
             *(config.train.batch_size, self.world.size, progress.step, folder),
         )
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> RunResult:
         """Train to the end of the last epoch and return the result. Raises as :func:`engine.trainer.train`."""
         self.profiler = StepProfiler(self.config.output, self.world, self.config.train.profile)
         try:
@@ -188,7 +190,7 @@ class Trainer:
     def _give_up(self, batches: list[Batch]) -> None:
         """Find the module that is not finite and end the run."""
         findings = self.world.gather(diagnose(self.state, batches, self.mix, self.config.train, self.world))
-        named = next((f["first_bad"] for f in findings if f["first_bad"]), "nothing when the step is run again")
+        named = next((f.first_bad for f in findings if f.first_bad), "nothing when the step is run again")
         where = ""
         if self.world.is_main:
             where = f"; see {write_dump(self.config.output, self.state.progress.step, findings)}"
@@ -200,16 +202,16 @@ class Trainer:
     def _log_step(self) -> None:
         progress = self.state.progress
         left = self.config.train.epochs * self.steps_per_epoch - progress.step
-        values = self.meter.report(left)
-        self._record({"kind": "step", "step": progress.step, "epoch": progress.epoch + 1, **values})
-        loss = "none" if values["loss"] is None else f"{values['loss']:.4f}"
-        norm = "none" if values["grad_norm"] is None else f"{values['grad_norm']:.3f}"
+        values = self.meter.report(progress.step, progress.epoch + 1, left)
+        self._record(values)
+        loss = "none" if values.loss is None else f"{values.loss:.4f}"
+        norm = "none" if values.grad_norm is None else f"{values.grad_norm:.3f}"
         LOG.info(
             "epoch %d/%d step %d  loss %s  lr %.3e  grad norm %s  %.0f images/s  data %.3f s  step %.3f s  "
             "memory %.2f GiB  left %s",
-            *(progress.epoch + 1, self.config.train.epochs, progress.step, loss, values["lr"], norm),
-            *(values["images_per_second"], values["data_seconds"], values["step_seconds"], values["memory_gib"]),
-            duration(values["eta_seconds"]),
+            *(progress.epoch + 1, self.config.train.epochs, progress.step, loss, values.lr, norm),
+            *(values.images_per_second, values.data_seconds, values.step_seconds, values.memory_gib),
+            duration(values.eta_seconds),
         )
 
     def _evaluate_epoch(self) -> None:
@@ -219,12 +221,17 @@ class Trainer:
         accuracy = None
         if epoch % config.eval.every == 0 or epoch == config.train.epochs:
             accuracy = self._evaluate()
-        record: dict[str, Any] = {"kind": "epoch", "epoch": epoch, "step": progress.step, "skipped": progress.skipped}
-        record["train_loss"] = progress.loss_sum / progress.loss_steps if progress.loss_steps else None
-        record["replaced_images"] = self._replaced()
+        record = EpochRecord(
+            epoch=epoch,
+            step=progress.step,
+            skipped=progress.skipped,
+            train_loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
+            replaced_images=self._replaced(),
+        )
         if accuracy is not None:
-            progress.last = {"epoch": epoch, "top1": accuracy.top1, "top5": accuracy.top5, "images": accuracy.images}
-            record |= progress.last | {"eval_seconds": accuracy.seconds}
+            found: dict[str, Any] = {"top1": accuracy.top1, "top5": accuracy.top5, "images": accuracy.images}
+            record = replace(record, **found, eval_seconds=accuracy.seconds)
+            progress.last = {"epoch": epoch, **found}
             LOG.info(
                 "epoch %d/%d  top-1 %.3f  top-5 %.3f  of %d images in %.1f s",
                 *(epoch, config.train.epochs, accuracy.top1, accuracy.top5, accuracy.images, accuracy.seconds),
@@ -259,7 +266,7 @@ class Trainer:
             path.write_text(json.dumps({self.loader.name(i): text for i, text in sorted(found.items())}, indent=1))
         return len(found)
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, record: StepRecord | EpochRecord) -> None:
         if self.records is not None and self.trackers is not None:
             self.records.write(record)
             self.trackers.write(record)
@@ -272,7 +279,7 @@ def _pair(result: StepResult) -> tuple[float, float]:
 LOG = logging.getLogger(__name__)
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config) -> RunResult:
     """Train, or go on with, the run that a config describes; do nothing when it is finished.
 
     Returns:
@@ -305,11 +312,11 @@ def train(config: Config) -> dict[str, Any]:
             lock.release()
 
 
-def _finished(config: Config, world: World) -> dict[str, Any] | None:
+def _finished(config: Config, world: World) -> RunResult | None:
     """The result of a run that has ended before; None where there is still something to do."""
     path = config.output / "result.json"
     found = path.exists() and (config.output / "last.safetensors").exists()
     if not all(world.gather(found)):
         return None
     LOG.info("%s is finished: nothing to train", config.output)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_run(config.output).finished()

@@ -5,7 +5,6 @@ run folder holds, of finished and of running ones.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,8 @@ if __name__ == "__main__":
 import matplotlib
 import matplotlib.pyplot as plt
 
-from models.errors import UserError, hint
+from engine.records import read_run
+from models.errors import UserError
 
 matplotlib.use("Agg")
 
@@ -52,26 +52,11 @@ def read_curve(folder: Path, label: str | None = None) -> Curve:
     Raises:
         UserError: there is no such run, a line is no record, or no epoch has ended yet.
     """
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        beside = sorted(str(log.parent) for log in folder.parent.glob("*/log.jsonl"))
-        near = f"; {hint(str(folder), beside)}" if beside else ""
-        raise UserError(f"{folder}: no log.jsonl, so this is no run folder{near}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    epochs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines):
-                continue
-            raise UserError(f"{path}: line {number} is no JSON record") from None
-        if record.get("kind") == "epoch":
-            epochs.append(record)
+    epochs = read_run(folder).epochs
     if not epochs:
-        raise UserError(f"{path}: no epoch has ended yet")
-    loss = [(record["epoch"], record["train_loss"]) for record in epochs if record.get("train_loss") is not None]
-    top1 = [(record["epoch"], record["top1"]) for record in epochs if "top1" in record]
+        raise UserError(f"{folder / 'log.jsonl'}: no epoch has ended yet")
+    loss = [(record.epoch, record.train_loss) for record in epochs if record.train_loss is not None]
+    top1 = [(record.epoch, record.top1) for record in epochs if record.top1 is not None]
     return Curve(label or folder.name, loss, top1)
 
 

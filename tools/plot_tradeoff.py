@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -56,28 +55,28 @@ def read_speed(path: Path) -> Panel:
         raise UserError(f"--speed {path}: no report of one comparison by benchmarks/speed.py") from None
 
 
-def panels(rows: list[dict[str, Any]], speed: Panel | None) -> list[Panel]:
+def panels(rows: list[report.SweepRow], speed: Panel | None) -> list[Panel]:
     """Axis label and value by run name, for each panel.
 
     Raises:
         UserError: a run has no measured speed.
     """
     found: list[Panel] = [
-        ("parameters (M)", {row["name"]: row["params"] / 1e6 for row in rows}),
-        ("multiply-adds (M)", {row["name"]: row["macs"] / 1e6 for row in rows}),
+        ("parameters (M)", {row.name: row.params / 1e6 for row in rows}),
+        ("multiply-adds (M)", {row.name: row.macs / 1e6 for row in rows}),
     ]
     if speed is not None:
         label, by_config = speed
-        missing = [row["config"] for row in rows if row["config"] not in by_config]
+        missing = [row.config for row in rows if row.config not in by_config]
         if missing:
             raise UserError(f"--speed: {missing[0]} was not timed; give it to benchmarks/speed.py with the others")
-        found.append((label, {row["name"]: by_config[row["config"]] for row in rows}))
+        found.append((label, {row.name: by_config[row.config] for row in rows}))
     return found
 
 
-def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
+def draw(results: report.SweepResult, speed: Panel | None, path: Path) -> None:
     """Draw one panel for each cost; bars are the standard deviation over seeds."""
-    rows = [row for row in results["rows"] if row["mean"] is not None]
+    rows = [row for row in results.rows if row.mean is not None]
     if not rows:
         raise UserError("no run of these results is finished")
     wanted = panels(rows, speed)
@@ -85,15 +84,15 @@ def draw(results: dict[str, Any], speed: Panel | None, path: Path) -> None:
     colours = plt.get_cmap("tab10")
     for axis, (label, values) in zip(axes, wanted, strict=True):
         for index, row in enumerate(rows):
-            point = (values[row["name"]], row["mean"])
-            axis.errorbar(*point, yerr=row["std"] or 0.0, fmt="o", capsize=3, color=colours(index))
-            axis.annotate(row["label"], point, xytext=(6, 5), textcoords="offset points", fontsize=8)
+            point = (values[row.name], row.mean)
+            axis.errorbar(*point, yerr=row.std or 0.0, fmt="o", capsize=3, color=colours(index))
+            axis.annotate(row.label, point, xytext=(6, 5), textcoords="offset points", fontsize=8)
         axis.set_xlabel(label)
         axis.margins(x=0.3, y=0.15)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(report.METRICS[rows[0]["task"]].name)
-    figure.suptitle(results["title"], fontsize=11)
+    axes[0].set_ylabel(report.METRICS[rows[0].task].name)
+    figure.suptitle(results.title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

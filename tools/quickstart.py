@@ -29,6 +29,7 @@ if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
 from engine.config import Config, load_config
+from engine.records import RunResult
 from engine.trainer import train
 from tools.model_cost import measure
 from tools.plot_curves import draw, read_curve
@@ -42,7 +43,7 @@ OPERATORS = {
 }
 
 
-def as_table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
+def as_table(rows: list[tuple[str, dict[str, Any], RunResult]]) -> str:
     """Operator, parameters, MACs, top-1 and training speed, one line each; rows are (label, cost, result)."""
     lines = [
         f"{'operator':26}{'parameters':>12}{'MACs':>10}{'top-1':>9}{'training images/s':>20}",
@@ -50,8 +51,8 @@ def as_table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
     ]
     for label, cost, result in rows:
         macs = (cost["macs"] + cost.get("aggregation_macs", 0)) / 1e6
-        speed = f"{result['images_per_second']:,.0f}"
-        lines.append(f"{label:26}{cost['params']:>12,}{macs:>8.2f} M{result['top1']:>8.2f}%{speed:>20}")
+        speed = f"{result.images_per_second or 0:,.0f}"
+        lines.append(f"{label:26}{cost['params']:>12,}{macs:>8.2f} M{result.top1 or 0:>8.2f}%{speed:>20}")
     return "\n".join(lines)
 
 
@@ -65,7 +66,7 @@ def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
     costs = {label: measure(str(path), None, "torch") for label, (path, _) in configs.items()}
     draw([read_curve(config.output, label) for label, (_, config) in configs.items()], figure)
     first = next(iter(results.values()))
-    print(f"\n{first['dataset']}: 4,000 training and {first['eval_images']:,} test digits, {first['epochs']} epochs")
+    print(f"\n{first.dataset}: 4,000 training and {first.eval_images:,} test digits, {first.epochs} epochs")
     print(as_table([(label, costs[label], results[label]) for label in configs]))
     print(f"\nfigure of the training curves: {figure}")
     print(f"runs, logs and weights: {figure.parent}   (this call: {time.monotonic() - begin:.0f} s)")

@@ -6,7 +6,6 @@ elsewhere, such as converted ones of the authors. Nothing else writes configs/ta
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
-import yaml
 
 from engine.config import to_dict
+from engine.records import EvalResult, RunResult, read_json, read_run
 from engine.runfolder import FREE, git_commit
 from engine.weights import file_hash
 from models.errors import UserError, hint
@@ -51,31 +50,6 @@ def row_configs() -> list[str]:
     """The classification configs of all rows."""
     configs = (row.config_of("classification") for table in load_tables() for row in table.rows)
     return list(dict.fromkeys(config for config in configs if config))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The last JSON line of a file, or the file as one JSON value.
-
-    Raises:
-        UserError: the file is missing or holds no JSON mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-        value = json.loads(text if text.startswith("{\n") else text.splitlines()[-1])
-    except (OSError, IndexError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON mapping is wanted")
-    return value
-
-
-def field(record: dict[str, Any], name: str, path: Path) -> Any:
-    """A field of a record. UserError names the file and the field where it is missing."""
-    if name not in record:
-        raise UserError(f"{path}: {name}: missing")
-    return record[name]
 
 
 def difference(run: dict[str, Any], config: str) -> str | None:
@@ -110,26 +84,24 @@ def of_run(folder: Path) -> Record:
     Raises:
         UserError: it is not finished, trained no row's config, or its weights are not those of its record.
     """
-    path = folder / "result.json"
-    result = read_json(path)
-    config_path = folder / "config.yaml"
-    if not config_path.is_file():
-        raise UserError(f"{config_path}: no such file, so {folder} is no run folder")
-    config = config_of_run(yaml.safe_load(config_path.read_text(encoding="utf-8")), config_path)
-    weights = folder / "last.safetensors"
-    if not weights.is_file() or file_hash(weights) != field(result, "checkpoint_sha256", path):
-        raise UserError(f"{weights}: not the weights whose hash {path} names")
+    run = read_run(folder)
+    result = run.finished()
+    config = config_of_run(run.config, folder / "config.yaml")
+    if not run.weights.is_file() or file_hash(run.weights) != result.checkpoint_sha256:
+        raise UserError(f"{run.weights}: not the weights whose hash {folder / run.RESULT} names")
+    if result.eval_images is None:
+        raise UserError(f"{folder / run.RESULT}: no evaluation is in it")
     return Record(
         config=config,
         task="classification",
         kind="trained",
-        metrics=metrics_of(result, field(result, "labels", path)),
-        dataset=field(result, "dataset", path),
-        images=field(result, "eval_images", path),
-        checkpoint_sha256=result["checkpoint_sha256"],
-        commit=field(result, "commit", path),
-        seed=field(result, "seed", path),
-        epochs=field(result, "epochs", path),
+        metrics=metrics_of(result, result.labels),
+        dataset=result.dataset,
+        images=result.eval_images,
+        checkpoint_sha256=result.checkpoint_sha256,
+        commit=result.commit,
+        seed=result.seed,
+        epochs=result.epochs,
     )
 
 
@@ -141,27 +113,27 @@ def of_evaluation(path: Path, config: str) -> Record:
     """
     if config not in row_configs():
         raise UserError(f"--config {config}: no row has it; {hint(config, row_configs())}")
-    result = read_json(path)
+    result = EvalResult.from_json(read_json(path), str(path))
     model = row_config(config).model.name
-    if field(result, "model", path) != model:
-        raise UserError(f"{path}: model: {result['model']!r}, but {config} is {model!r}")
+    if result.model != model:
+        raise UserError(f"{path}: model: {result.model!r}, but {config} is {model!r}")
     return Record(
         config=config,
         task="classification",
         kind="evaluated",
-        metrics=metrics_of(result, field(result, "labels", path)),
-        dataset=field(result, "dataset", path),
-        images=field(result, "images", path),
-        checkpoint_sha256=field(result, "checkpoint_sha256", path),
+        metrics=metrics_of(result, result.labels),
+        dataset=result.dataset,
+        images=result.images,
+        checkpoint_sha256=result.checkpoint_sha256,
         commit=git_commit(),
         seed=None,
         epochs=None,
     )
 
 
-def metrics_of(result: dict[str, Any], labels: str) -> dict[str, float]:
+def metrics_of(result: RunResult | EvalResult, labels: str) -> dict[str, float]:
     """The accuracies of a record under the names that the tables' columns have."""
-    return {ours: float(result[theirs]) for theirs, ours in METRICS[labels].items()}
+    return {ours: float(getattr(result, theirs)) for theirs, ours in METRICS[labels].items()}
 
 
 def check_data(record: Record) -> None:

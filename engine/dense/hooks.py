@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from engine.files import write_atomic
+from engine.records import DenseResult, read_result
 from engine.runfolder import device_name, git_commit
 from engine.weights import file_hash
 
@@ -76,7 +77,8 @@ class ResultHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Write the record, unless it is there."""
         path = Path(runner.work_dir, "result.json")
-        written = json.loads(path.read_text(encoding="utf-8"))["iterations"] if path.exists() else None
+        written = read_result(path) if path.exists() else None
+        written = getattr(written, "iterations", None)
         finished = [written == runner.iter == self._start]
         broadcast_object_list(finished)  # the other machines may not see the file, and validation takes all ranks
         if finished[0] or runner.val_loop is None:
@@ -84,18 +86,18 @@ class ResultHook(Hook):
         if self._iteration != runner.iter:
             runner.val_loop.run()
         if is_main_process():
-            write_atomic(path, json.dumps(self._record(runner), indent=2).encode())
+            write_atomic(path, json.dumps(self._record(runner).to_json(), indent=2).encode())
 
-    def _record(self, runner: Runner) -> dict[str, Any]:
+    def _record(self, runner: Runner) -> DenseResult:
         dataset = runner.val_dataloader.dataset
         last = Path(runner.work_dir, "last_checkpoint")  # the name of a file; absent where none is wanted
-        return {
-            "metrics": {name: float(value) for name, value in self._metrics.items()},
-            "iterations": runner.iter,
-            "eval_images": len(dataset),
-            "dataset": Path(getattr(dataset, "data_root", None) or "").name,
-            "seed": runner.seed,
-            "commit": self._commit,
-            "device": device_name(next(runner.model.parameters()).device),
-            "checkpoint_sha256": file_hash(Path(last.read_text(encoding="utf-8"))) if last.exists() else None,
-        }
+        return DenseResult(
+            metrics={name: float(value) for name, value in self._metrics.items()},
+            iterations=runner.iter,
+            eval_images=len(dataset),
+            dataset=Path(getattr(dataset, "data_root", None) or "").name,
+            seed=runner.seed,
+            commit=self._commit,
+            device=device_name(next(runner.model.parameters()).device),
+            checkpoint_sha256=file_hash(Path(last.read_text(encoding="utf-8"))) if last.exists() else None,
+        )

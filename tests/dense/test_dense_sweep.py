@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from whole_records import sweep_row
 
 from data.prepare.scenes import make_digits
 from models import build_model
@@ -14,7 +15,7 @@ from models.errors import UserError
 from models.mm import ZooBackbone
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs
-from tools.sweeps.report import METRICS, scores
+from tools.sweeps.report import METRICS, SweepRow
 from tools.sweeps.runner import check_configs
 
 pytestmark = pytest.mark.dense
@@ -99,5 +100,5 @@ def test_the_camvid_grid_resolves_and_its_backbones_take_the_classifiers_weights
 
 
 def test_a_detector_is_compared_by_box_ap_in_percent() -> None:
-    assert scores({"task": "detection", "runs": [{"coco/bbox_mAP": 0.25}]}) == [25.0]
+    assert SweepRow(**sweep_row(task="detection", runs=[{"coco/bbox_mAP": 0.25}])).scores == [25.0]
     assert METRICS["detection"].name == "box AP (%)"

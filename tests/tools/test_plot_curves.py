@@ -16,7 +16,8 @@ def write_run(folder: Path, epochs: int, tail: str = "") -> Path:
     folder.mkdir(parents=True)
     lines = [json.dumps({"kind": "step", "step": 1, "epoch": 1, "loss": 2.0})]
     for epoch in range(1, epochs + 1):
-        record = {"kind": "epoch", "epoch": epoch, "step": epoch, "train_loss": 2.0 / epoch}
+        record = {"kind": "epoch", "epoch": epoch, "step": epoch, "skipped": 0, "train_loss": 2.0 / epoch}
+        record["replaced_images"] = 0
         lines.append(json.dumps(record | ({"top1": 50.0 + epoch} if epoch % 2 == 0 else {})))
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n" + tail, encoding="utf-8")
     return folder
@@ -54,10 +55,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_what_is_no_run_is_refused_by_name(monkeypatch, capsys, tmp_path: Path) -> None:
     write_run(tmp_path / "swin", 1)
     err = refused(monkeypatch, capsys, str(tmp_path / "swim"))
-    assert (
-        f"{tmp_path / 'swim'}: no log.jsonl, so this is no run folder; the nearest valid one is {tmp_path / 'swin'}"
-        in err
-    )
+    assert f"{tmp_path / 'swim'}: no config.yaml, log.jsonl or result.json, so this is no run folder" in err
+    assert f"the nearest valid one is {tmp_path / 'swin'}" in err
 
 
 def test_names_and_runs_must_be_as_many(monkeypatch, capsys, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from whole_records import sweep_result, sweep_row
 
 from models.errors import UserError
 from tools import plot_tradeoff
+from tools.sweeps.report import SweepRow
 
-ROW = {"label": "A", "params": 2_000_000, "macs": 5_000_000, "task": "classification", "mean": 50.0, "std": None}
-ROWS = [{**ROW, "name": name, "config": f"configs/{name}.yaml"} for name in ("a", "b")]
+ROWS = [sweep_row(name=name, config=f"configs/{name}.yaml", params=2_000_000, macs=5_000_000) for name in ("a", "b")]
 SPEED = {
     "groups": [
         {
@@ -32,17 +33,17 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"title": "t", "command": "c", "groups": [], "rows": ROWS}))
+    path.write_text(json.dumps(sweep_result(ROWS)))
     return path
 
 
 def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     path.write_text(json.dumps(SPEED))
-    found = plot_tradeoff.panels(ROWS, plot_tradeoff.read_speed(path))
+    found = plot_tradeoff.panels([SweepRow(**row) for row in ROWS], plot_tradeoff.read_speed(path))
     assert [values for _, values in found] == [{"a": 2.0, "b": 2.0}, {"a": 5.0, "b": 5.0}, {"a": 10.0, "b": 20.0}]
     with pytest.raises(UserError, match=r"configs/c\.yaml was not timed"):
-        plot_tradeoff.panels([{**ROW, "name": "c", "config": "configs/c.yaml"}], plot_tradeoff.read_speed(path))
+        plot_tradeoff.panels([SweepRow(**sweep_row(name="c", config="configs/c.yaml"))], plot_tradeoff.read_speed(path))
 
 
 def test_it_draws_an_image(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

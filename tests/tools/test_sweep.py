@@ -39,10 +39,9 @@ if seed in (9, 11):
     signal.signal(signal.SIGTERM, (lambda *_: sys.exit(75)) if seed == 9 else signal.SIG_DFL)
     (folder / "ready").touch()
     time.sleep(60)
-result = {"top1": 90.0 + seed, "top5": 99.0, "best_top1": 90.0 + seed, "eval_images": 1000,
-          "images_per_second": 100.0, "train_seconds": 1.0,
-          "epochs": 1, "seed": seed, "dataset": "D", "commit": "c", "device": "cpu", "checkpoint_sha256": "0" * 64,
-          "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+sys.path.insert(0, TESTS)
+from whole_records import run_result
+result = run_result(top1=90.0 + seed, best_top1=90.0 + seed, seed=seed, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
 (folder / "last.safetensors").write_bytes(b"w")
 (folder / "result.json").write_text(json.dumps(result))
 """
@@ -69,7 +68,7 @@ def write_grid(folder: Path, **changes: object) -> Path:
 
 def trainer(folder: Path) -> Path:
     path = folder / "trainer.py"
-    path.write_text(FAKE_TRAINER, encoding="utf-8")
+    path.write_text(FAKE_TRAINER.replace("TESTS", repr(str(REPO / "tests"))), encoding="utf-8")
     return path
 
 
@@ -105,10 +104,10 @@ def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> N
     run, work = start(tmp_path)
     run.run()
     results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "python tools/sweep.py grid.yaml")
-    row = results["rows"][0]
-    assert (row["mean"], row["std"]) == (91.0, pytest.approx(np.std([90, 92], ddof=1)))
-    assert [run["seed"] for run in row["runs"]] == [0, 2]
-    assert row["params"] < results["rows"][1]["params"]  # SE has parameters
+    row = results.rows[0]
+    assert (row.mean, row.std) == (91.0, pytest.approx(np.std([90, 92], ddof=1)))
+    assert [run["seed"] for run in row.runs] == [0, 2]
+    assert row.params < results.rows[1].params  # SE has parameters
     report.save(results, tmp_path / "results.json")
     text = report.as_markdown(tmp_path / "results.json")
     assert "| DW | 28 | " in text
@@ -133,7 +132,7 @@ def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path)
     assert sorted((job.run.name, job.seed) for job, _ in run.failed) == [("dw", 7), ("se", 7)]
     assert starts(work) == [1, 0, 1, 1]
     results = report.collect(load_grid(tmp_path / "grid.yaml"), work, "")
-    assert report.shown_score(results["rows"][0]) == "90.00 (1 missing)"
+    assert report.shown_score(results.rows[0]) == "90.00 (1 missing)"
 
 
 @pytest.mark.parametrize("seed", [9, 11])

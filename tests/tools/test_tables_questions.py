@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
+from whole_records import sweep_result, sweep_row
 
 from models.errors import UserError
 from tools.sweeps.grid import load_grid
@@ -50,12 +51,9 @@ def test_differences_are_printed_with_their_sign() -> None:
 
 def write(folder: Path, **changes: object) -> Path:
     runs = {"a": [40.0, 40.2], "b": [44.0, 44.2], "c": []}
-    rows = [
-        {"name": name, "task": "classification", "mean": None, "std": None, "runs": [{"top1": s} for s in scores]}
-        for name, scores in runs.items()
-    ]
+    rows = [sweep_row(name=name, mean=None, runs=[{"top1": s} for s in scores]) for name, scores in runs.items()]
     results = folder / "results.json"
-    results.write_text(json.dumps({"title": "T", "command": "c", "groups": [], "rows": rows}))
+    results.write_text(json.dumps(sweep_result(rows)))
     path = folder / "questions.yaml"
     path.write_text(yaml.safe_dump({"questions": [QUESTION | {"results": str(results)} | changes]}))
     return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from whole_records import eval_result, run_result
 
 from engine.config import to_dict
 from engine.weights import file_hash
@@ -39,11 +40,11 @@ def finished(tmp_path: Path) -> Path:
 
 
 def change(path: Path, **fields: object) -> None:
-    result = {
+    result = run_result(
         **{"model": "dw_conv_tiny", "dataset": "ImageNet-1K", "top1": 81.7, "top5": 95.6, "eval_images": 50_000},
         **{"labels": "original", "epochs": 300, "seed": 3, "commit": "c0ffee"},
-        "checkpoint_sha256": file_hash(path.parent / "last.safetensors"),
-    }
+        checkpoint_sha256=file_hash(path.parent / "last.safetensors"),
+    )
     path.write_text(json.dumps(result | fields, indent=2), encoding="utf-8")
 
 
@@ -95,7 +96,7 @@ def test_a_broken_record_is_refused_by_file_and_field(monkeypatch, capsys, table
     assert "result.json: seed: missing" in refused(monkeypatch, capsys, str(finished))
     (finished / "result.json").write_text("{")
     assert "result.json: no JSON" in refused(monkeypatch, capsys, str(finished))
-    assert "cannot be read" in refused(monkeypatch, capsys, str(finished / "nothing"))
+    assert "no run folder" in refused(monkeypatch, capsys, str(finished / "nothing"))
 
 
 def test_an_evaluation_of_other_weights_is_recorded_as_such(monkeypatch, tables: Path, tmp_path: Path) -> None:
@@ -108,7 +109,9 @@ def test_an_evaluation_of_other_weights_is_recorded_as_such(monkeypatch, tables:
         "top5": 97.0,
     }
     path = tmp_path / "eval.txt"
-    path.write_text("a line of the log\n" + json.dumps(line | {"checkpoint_sha256": "f" * 64}) + "\n", encoding="utf-8")
+    path.write_text(
+        "a line of the log\n" + json.dumps(eval_result(**line, checkpoint_sha256="f" * 64)) + "\n", encoding="utf-8"
+    )
     assert run(monkeypatch, "--evaluation", str(path), "--config", "configs/imagenet/swin_tiny.yaml") == 0
     (record,) = load_records(tables)
     assert (record.kind, record.metrics, record.seed) == ("evaluated", {"real": 86.6}, None)
@@ -116,7 +119,7 @@ def test_an_evaluation_of_other_weights_is_recorded_as_such(monkeypatch, tables:
 
 def test_an_evaluation_of_another_model_is_refused(monkeypatch, capsys, tables: Path, tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
-    path.write_text(json.dumps({"model": "swin_base"}), encoding="utf-8")
+    path.write_text(json.dumps(eval_result(model="swin_base")), encoding="utf-8")
     err = refused(monkeypatch, capsys, "--evaluation", str(path), "--config", "configs/imagenet/swin_tiny.yaml")
     assert "model: 'swin_base', but configs/imagenet/swin_tiny.yaml is 'swin_tiny'" in err
     err = refused(monkeypatch, capsys, "--evaluation", str(path), "--config", "configs/imagenet/swin_tinny.yaml")

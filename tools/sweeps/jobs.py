@@ -12,6 +12,7 @@ import torch
 
 from engine.config import load_config
 from engine.files import write_atomic
+from engine.records import DenseResult, RunResult, read_result
 from engine.runfolder import check_same_run
 from engine.schema import Config
 from models import build_model
@@ -74,10 +75,10 @@ class Job(ABC):
     def record(self) -> dict[str, Any] | None:
         """What is kept of `result.json`; None before the end."""
         path = self.output / "result.json"
-        return self._kept(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return self._kept(read_result(path)) if path.exists() else None
 
     @abstractmethod
-    def _kept(self, result: dict[str, Any]) -> dict[str, Any]: ...
+    def _kept(self, result: Any) -> dict[str, Any]: ...
 
 
 class ClassifierJob(Job):
@@ -109,8 +110,8 @@ class ClassifierJob(Job):
             model = build_model(config)
         return model_cost(model, (size, size) if isinstance(size, int) else size), size
 
-    def _kept(self, result: dict[str, Any]) -> dict[str, Any]:
-        return {key: result[key] for key in ("top1", "top5", "best_top1", *SPEED, *SHARED)}
+    def _kept(self, result: RunResult) -> dict[str, Any]:
+        return {key: getattr(result, key) for key in ("top1", "top5", "best_top1", *SPEED, *SHARED)}
 
 
 class DenseJob(Job):
@@ -173,8 +174,8 @@ class DenseJob(Job):
         height, width = config.model.data_preprocessor.get("size") or usual
         return dense_cost(config, counter="torch", size=(height, width)), [height, width]
 
-    def _kept(self, result: dict[str, Any]) -> dict[str, Any]:
-        return {key: result[key] for key in ("iterations", *SHARED)} | result["metrics"]
+    def _kept(self, result: DenseResult) -> dict[str, Any]:
+        return {key: getattr(result, key) for key in ("iterations", *SHARED)} | result.metrics
 
 
 def jobs(grid: Grid, output: Path, root: Path) -> list[Job]:

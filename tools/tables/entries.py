@@ -13,7 +13,6 @@ from tools.tables.costs import RowCost, cost_of
 from tools.tables.results import Record, load_records, measured_value, of_row
 from tools.tables.schema import COSTS, Column, ExpectedCost, Row, Table, Task, load_expected_costs
 
-
 SMALL = Setting(channels=4)  # two channels for each head are enough to tell all cells apart
 
 

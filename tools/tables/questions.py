@@ -111,9 +111,9 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
         if cell is None:
             raise UserError(f"{where}: rows: {key!r} has no number in column {column.key!r}")
         printed.append(cell.value)
-    runs = {row["name"]: row for row in report.load(ROOT / question.results)["rows"]}
+    runs = report.load(ROOT / question.results).by_name
     first, second = (member(runs, name, f"{where}: runs") for name in question.runs)
-    return Answer((printed[0], printed[1]), (report.scores(first), report.scores(second)))
+    return Answer((printed[0], printed[1]), (first.scores, second.scores))
 
 
 def member(known: dict[str, TableEntry], key: str, where: str) -> TableEntry:

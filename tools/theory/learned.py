@@ -13,6 +13,7 @@ from data import build_eval_loader
 from data.decode import open_image
 from data.transforms import EvalTransform, channel_values
 from engine.config import Config, load_config
+from engine.records import read_run
 from engine.trainer import train
 from models import build_model
 from models.checkpoint import convert_state, load_pretrained, read_weights
@@ -94,13 +95,12 @@ def load_trained(folder: Path) -> Trained:
     """The model of a run folder with its best weights.
 
     Raises:
-        UserError, UserError: the folder is not a run's, or its model has no stages of mixers.
+        UserError: the folder is not a run's, or its model has no stages of mixers.
     """
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: not a run folder, it holds no config.yaml")
+    run = read_run(folder)
     config = load_config(folder / "config.yaml", world_size=1)
     model = build_model(config.model).eval()
-    load_pretrained(model, convert_state(read_weights(folder / "best.safetensors")))
+    load_pretrained(model, convert_state(read_weights(run.best)))
     first = getattr(model, "stages", None)
     if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):
         raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
