@@ -187,7 +187,7 @@ def test_a_checkpoint_of_the_librarys_own_tools_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [
     "detection/configs/cascade-mask-rcnn_d-dw-conv-tiny_fpn_3x_coco.py",
-    "detection/configs/mask-rcnn_swin-tiny_fpn_1x_coco.py",
+    "detection/configs/mask-rcnn_dw-conv-tiny_fpn_1x_coco.py",
     "segmentation/configs/upernet_i-dynamic-tiny_160k_ade20k-512x512.py",
 ])  # fmt: skip
 def test_the_papers_models_take_a_step_on_one_device(name: str) -> None:

@@ -10,7 +10,8 @@ from reference_data import REFERENCE
 
 from tools.tables.schema import Row, Table, load_expected_costs, load_tables
 
-TABLES = {table.table: table for table in load_tables()}
+ALL = load_tables()
+TABLES = {table.table: table for table in ALL if not table.is_own}
 # Digest of every table's cells as transcribed. A change here is a change of what we say that the paper printed.
 DIGESTS = {
     "1": "2bcf311a30ae5a40",
@@ -30,7 +31,7 @@ DIGESTS = {
 
 
 def digest(table: Table) -> str:
-    cells = [[row.key, row.label, row.paper] for row in table.rows]
+    cells = [[row.key, row.label, row.paper] for row in table.rows if row.source == "paper"]
     return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -55,7 +56,7 @@ def test_the_same_row_prints_the_same_numbers_in_all_tables() -> None:
 
 
 def test_every_proof_belongs_to_a_row() -> None:
-    configs = {row.config_of(task) for table in TABLES.values() for task in table.tasks() for row in table.rows}
+    configs = {row.config_of(task) for table in ALL for task in table.tasks() for row in table.rows}
     assert set(load_expected_costs()) <= configs
 
 
@@ -86,6 +87,8 @@ def rounds_to(proof: str, printed: str, row: Row) -> bool:
 def test_the_rows_stand_in_the_text_of_the_paper(name: str) -> None:
     text = (REFERENCE / "paper_rows.txt").read_text(encoding="utf-8")
     for row in TABLES[name].rows:
+        if row.source == "ours":
+            continue
         cells = [cell for column, cell in row.paper.items() if column not in ("dynamic", "se")]
         cells = [cell.replace("224^2", "224 ²").replace("384^2", "384 ²").replace("x", "×") for cell in cells]
         assert " ".join(cells) in text, f"{row.key}: {cells}"

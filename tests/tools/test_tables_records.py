@@ -1,4 +1,4 @@
-"""Measured numbers: copied by the tool from a run's own record, sealed, and refused when they are not what they say."""
+"""Measured numbers: copied by the tool from a run's own record, and refused when they are not what they say."""
 
 import json
 import sys
@@ -124,14 +124,6 @@ def test_an_evaluation_of_another_model_is_refused(monkeypatch, capsys, tables: 
     assert "model: 'swin_base', but configs/imagenet/swin_tiny.yaml is 'swin_tiny'" in err
     err = refused(monkeypatch, capsys, "--evaluation", str(path), "--config", "configs/imagenet/swin_tinny.yaml")
     assert "no row has it; the nearest valid one is configs/imagenet/swin_tiny.yaml" in err
-
-
-def test_a_number_changed_by_hand_is_found(monkeypatch, tables: Path, finished: Path) -> None:
-    run(monkeypatch, str(finished))
-    path = tables / "results.yaml"
-    path.write_text(path.read_text().replace("top1: 81.7", "top1: 82.7"), encoding="utf-8")
-    with pytest.raises(UserError, match=r"results\.yaml: record 1 .*: digest: .* only tools/record_result\.py"):
-        load_records(tables)
 
 
 def test_a_record_with_an_unknown_key_is_refused(tables: Path) -> None:

@@ -15,6 +15,7 @@ OURS = "ours"
 def heading(table: Table) -> str:
     """The name and title of a table."""
     name = table.table.replace("figure", "Figure ") if table.table.startswith("figure") else f"Table {table.table}"
+    name = table.table if table.is_own else name
     return f"{name}: {table.title} ({table.source})"
 
 
@@ -92,8 +93,8 @@ def as_text(table: Table, entries: list[TableEntry]) -> str:
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     output = [heading(table), ""]
     for number, line in enumerate(lines):
-        if number and table.rows[number - 1].group:
-            output.append(f"-- {table.rows[number - 1].group}")
+        if number and (group := table.heading_before(table.rows[number - 1])):
+            output.append(f"-- {group}")
         output.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     output += ["", *footnotes(table, entries)] if footnotes(table, entries) else []
     commands = [f"  {entry.row.key}: {entry.command}" for entry in entries if entry.command]
@@ -110,8 +111,8 @@ def as_markdown(table: Table, entries: list[TableEntry]) -> str:
         lines.append([*line, "<br>".join(f"`{source}`" for source in sources if source)])
     output = [markdown_row(lines[0]), markdown_row(["---"] * len(lines[0]))]
     for line, row in zip(lines[1:], table.rows, strict=True):
-        if row.group:
-            output.append(markdown_row([f"*{row.group}*", *[""] * (len(line) - 1)]))
+        if group := table.heading_before(row):
+            output.append(markdown_row([f"*{group}*", *[""] * (len(line) - 1)]))
         output.append(markdown_row(line))
     notes = [note.replace("*", "\\*", 1) if note.startswith("*") else note for note in footnotes(table, entries)]
     return "\n".join([*output, *(["", *(f"- {note}" for note in notes)] if notes else [])])

@@ -1,7 +1,5 @@
-"""What was measured for the paper's rows: records that a tool copied from runs, each sealed by a digest."""
+"""What was measured for the paper's rows: records that a tool copied from runs, each with its provenance."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -16,7 +14,7 @@ from models.errors import UserError
 from tools.tables.schema import RESULTS, TABLES, Strict, Task, describe, shown
 
 HEADER = """\
-# Written by tools/record_result.py from the records of runs. Not edited by hand: every record carries its own digest.
+# Written by tools/record_result.py from the records of runs. Not edited by hand.
 """
 
 
@@ -33,20 +31,13 @@ class Record(Strict):
     commit: str
     seed: int | None
     epochs: int | None
-    digest: str = ""
-
-    def sealed(self) -> "Record":
-        """The same record with the digest of its content."""
-        content = self.model_dump(exclude={"digest"})
-        text = json.dumps(content, sort_keys=True)
-        return self.model_copy(update={"digest": hashlib.sha256(text.encode()).hexdigest()[:16]})
 
 
 def load_records(folder: Path = TABLES) -> list[Record]:
     """All records of a folder.
 
     Raises:
-        UserError: the file, the number of the record and the key that is wrong, or that was changed by hand.
+        UserError: the file, the number of the record and the key that is wrong.
     """
     path = folder / RESULTS
     data = read_mapping(path).get("records", [])
@@ -58,11 +49,6 @@ def load_records(folder: Path = TABLES) -> list[Record]:
             record = Record.model_validate(fields)
         except ValidationError as error:
             raise UserError(f"{shown(path)}: record {number}: {describe(error, fields)}") from None
-        if record.sealed().digest != record.digest:
-            raise UserError(
-                f"{shown(path)}: record {number} ({record.config}): digest: {record.digest!r} is not that of the "
-                f"content; only tools/record_result.py writes this file"
-            )
         records.append(record)
     return records
 
@@ -75,8 +61,7 @@ def add_record(record: Record, folder: Path = TABLES) -> bool:
         OSError: it cannot be written.
     """
     records = load_records(folder)
-    record = record.sealed()
-    if any(record.digest == other.digest for other in records):
+    if record in records:
         return False
     content: dict[str, Any] = {"records": [other.model_dump() for other in [*records, record]]}
     text = HEADER + yaml.safe_dump(content, sort_keys=False, width=118)

@@ -107,7 +107,8 @@ class Row(Strict):
     """A row of the printed table: `paper` holds every column's text as printed, "-" where nothing is printed.
 
     `config` is what follows `--config` on the command line (a path and overrides), one text or one for each task.
-    `operator` is a layer of tools/analyze_operator.py, which measures the columns that are properties.
+    `operator` is a layer of tools/analyze_operator.py, which measures the columns that are properties. A row of
+    `source: ours` is not in the paper: its `paper` cells may be left out, and it stands after those that are.
     """
 
     key: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -115,7 +116,8 @@ class Row(Strict):
     group: str | None = None
     config: str | dict[Task, str] = Field(default_factory=dict)
     operator: str | None = None
-    paper: dict[str, str]
+    source: Literal["paper", "ours"] = "paper"
+    paper: dict[str, str] = Field(default_factory=dict)
     misprints: dict[str, Misprint] = Field(default_factory=dict)
     flops_unit: Literal["G", "Gi"] = "G"
 
@@ -127,14 +129,36 @@ class Row(Strict):
 
 
 class Table(Strict):
-    """One table or figure of the paper."""
+    """One table or figure of the paper, or `own_NAME`, a table whose rows are all ours."""
 
-    table: str = Field(pattern=r"^(figure)?\d+$")
+    table: str = Field(pattern=r"^((figure)?\d+|own_[a-z0-9_]+)$")
     title: str
     source: str
     columns: list[Column]
     rows: list[Row]
     notes: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _ours_come_last(self) -> "Table":
+        sources = [row.source for row in self.rows]
+        if sources != sorted(sources, reverse=True):
+            raise ValueError("rows: those of `source: ours` stand after the paper's")
+        if self.is_own and "paper" in sources:
+            raise ValueError(f"rows: every row of {self.table} is of `source: ours`")
+        for row in self.rows:
+            if row.source == "ours":
+                row.paper.update({column.key: "-" for column in self.columns if column.key not in row.paper})
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the table is none of the paper's."""
+        return self.table.startswith("own_")
+
+    def heading_before(self, row: Row) -> str | None:
+        """What stands on a line of its own before a row: its group, or that what follows is not in the paper."""
+        ours = [each.key for each in self.rows if each.source == "ours"]
+        return "not in the paper" if ours[:1] == [row.key] and not self.is_own else row.group
 
     def tasks(self) -> list[Task]:
         """The tasks of the columns, in their order."""
@@ -192,7 +216,12 @@ def load_tables(folder: Path = TABLES) -> list[Table]:
         if path.stem != file_stem(table.table):
             raise UserError(f"{shown(path)}: table: {table.table!r} belongs in {file_stem(table.table)}.yaml")
         tables.append(table)
-    return sorted(tables, key=lambda table: (table.table.startswith("figure"), int(table.table.removeprefix("figure"))))
+    return sorted(tables, key=_papers_order)
+
+
+def _papers_order(table: Table) -> tuple[bool, bool, int, str]:
+    number = "0" if table.is_own else table.table.removeprefix("figure")
+    return table.is_own, table.table.startswith("figure"), int(number), table.table
 
 
 def load_expected_costs(folder: Path = TABLES) -> dict[str, ExpectedCost]:
@@ -213,8 +242,8 @@ def load_expected_costs(folder: Path = TABLES) -> dict[str, ExpectedCost]:
 
 
 def file_stem(table: str) -> str:
-    """The file name of a table without its ending: `table5`, `figure3`."""
-    return table if table.startswith("figure") else f"table{table}"
+    """The file name of a table without its ending: `table5`, `figure3`, `own_scenes`."""
+    return f"table{table}" if table.isdecimal() else table
 
 
 def describe(error: ValidationError, data: Any) -> str:

@@ -1,9 +1,0 @@
-# Mask R-CNN 1x as Swin's users train it; optimiser, schedule and pipeline are the library's own for Swin.
-_base_ = [
-    __import__("mmdet").__path__[0] + "/.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
-    "../../../engine/dense/configs/zoo.py",
-]
-custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
-
-model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.2))
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.weight_decay))

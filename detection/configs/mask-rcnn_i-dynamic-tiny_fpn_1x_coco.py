@@ -1,8 +1,0 @@
-_base_ = "./_base_/mask-rcnn_1x.py"
-
-model = dict(
-    backbone=dict(
-        name="i_dynamic_tiny",
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/i_dynamic_tiny.safetensors"),
-    ),
-)
