@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.specs import Spec
 from tools.tables.schema import load_tables
+from tools.text import aligned
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def group_table(result: dict[str, Any]) -> str:
                 f"{row['share_of_gemm']:.0%}",
             ]
         )
-    return f"{title}\n{aligned(lines)}"
+    return f"{title}\n{aligned(lines, right=True)}"
 
 
 def operator_table(rows: list[dict[str, Any]]) -> str:
@@ -71,16 +72,7 @@ def operator_table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             [row["operator"], f"{row['milliseconds']:.3f} ({low:.3f}-{high:.3f})", f"{row['share_of_copy']:.0%}"]
         )
-    return aligned(lines)
-
-
-def aligned(lines: list[list[str]]) -> str:
-    """Rows of text in columns: the first to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in pairs).rstrip()
-        for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
-    )
+    return aligned(lines, right=True)
 
 
 def paper_accuracy(spec: Spec) -> float | None:

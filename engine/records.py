@@ -18,7 +18,7 @@ from models.errors import UserError, hint
 class Record:
     """A JSON mapping with known keys."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The mapping, in the order of the fields."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {

@@ -106,7 +106,7 @@ def record_start(folder: Path, config: Config, world: World, step: int) -> None:
     write_atomic(path, json.dumps(meta, indent=2).encode())
 
 
-def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+def _earlier_starts(path: Path) -> list[dict[str, object]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))["starts"]
     except (OSError, ValueError, KeyError):

@@ -14,7 +14,7 @@ from engine.files import write_atomic
 ABOUT = "about"
 
 
-def save_weights(path: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> str:
+def save_weights(path: Path, state: dict[str, torch.Tensor], about: dict[str, object]) -> str:
     """Write a state dict; the same weights and metadata always give the same bytes.
 
     Args:

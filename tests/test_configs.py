@@ -71,11 +71,11 @@ def test_an_ablation_is_one_yaml(tmp_path: Path, repo: Path) -> None:
     row = "- {key: mine, label: narrow Swin, source: ours, config: configs/ablations/mine/swin_narrow.yaml}\n"
     with (copy / "configs" / "tables" / "table9.yaml").open("a", encoding="utf-8") as table:
         table.write(row)
+    tests = ["tests/test_configs.py", "tests/tools/test_tables_paper.py", "tests/tools/test_tables_configs.py"]
     for command in (
         ["tools/make_tables.py", "--write"],
         ["tools/make_tables.py", "--table", "9"],
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_configs.py", "tests/tools/test_tables_paper.py"]
-        + ["tests/tools/test_tables_configs.py", "-k", "mine or narrow or paper or row or folder"],
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", "mine or narrow or paper or row or folder"],
     ):
         done = subprocess.run([sys.executable, *command], cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr

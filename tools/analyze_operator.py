@@ -42,10 +42,11 @@ from engine.config import parse_value
 from models.errors import UserError
 from models.mixers import list_mixers
 from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
+from models.theory.curves import SHIFTS, SUBJECTS, WINDOW, measure_curves
 from models.theory.measure import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
 from models.theory.translation import EXACT, translation_kind
-from tools.theory.figures import SHIFTS, SUBJECTS, WINDOW, measure_curves
+from tools.text import aligned
 
 KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
 NEURONS = 2048  # the matrix has their square, its rank takes their cube
@@ -133,9 +134,7 @@ def print_table(entries: list[dict[str, Any]]) -> None:
         ]
         for entry in entries
     ]
-    widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
-    for line in [heads, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(aligned([heads, *rows], rule=True))
 
 
 def print_translation(as_json: bool) -> None:

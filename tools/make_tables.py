@@ -33,7 +33,7 @@ if __name__ == "__main__":
 from engine.errors import EXIT_FAILURE
 from models.errors import UserError, hint
 from tools.sweeps import report
-from tools.tables import questions, zoo
+from tools.tables import questions
 from tools.tables import render as pages
 from tools.tables.entries import TableEntry, build_entries, load_entries
 from tools.tables.render import as_markdown, as_text
@@ -69,7 +69,7 @@ def generators() -> dict[str, pages.Generator]:
 
     return {
         "table": table,
-        "zoo": lambda folder: zoo.as_markdown(list(tables.values()), records, folder),
+        "zoo": lambda folder: pages.zoo_table(list(tables.values()), records, folder),
         "sweep": lambda name: report.as_markdown(ROOT / name),
         "questions": lambda name: questions.as_markdown(ROOT / name, list(tables.values())),
     }

@@ -19,10 +19,13 @@ from engine import cli
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="+", metavar="NAME_OR_CONFIG")
+    parser.add_argument("targets", nargs="*", metavar="NAME_OR_CONFIG")
     parser.add_argument("--img-size", type=int, help="input size in pixels (default: the model's own)")
     parser.add_argument("--counter", choices=["torch", "paper"], default="torch")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--write-dense", action="store_true", help="count Tables 3 and 11 into benchmarks/dense_costs.json"
+    )
     return parser
 
 
@@ -33,9 +36,13 @@ import torch
 from torch import nn
 
 from engine.config import load_config
+from engine.files import write_atomic
 from models import build_model, create_model
 from models.cost import Cost, model_cost
 from models.errors import UserError
+from tools.tables.costs import DENSE_COSTS
+from tools.tables.schema import ROOT, load_tables, shown
+from tools.text import aligned
 
 
 def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]]:
@@ -78,16 +85,39 @@ def measure_dense(target: str, counter: str) -> Cost:
 
 def print_table(rows: list[dict[str, Any]], counter: str) -> None:
     """One line a model; MACs in units of 10^9."""
-    width = max(len(row["name"]) for row in rows)
-    print(f"{'model':{width}}  {'parameters':>12}  {f'MACs ({counter})':>14}")
+    lines = [["model", "parameters", f"MACs ({counter})", ""]]
     for row in rows:
-        apart = f"  + {row['aggregation_macs'] / 1e9:.4f} G aggregation" if "aggregation_macs" in row else ""
-        print(f"{row['name']:{width}}  {row['params']:>12,}  {row['macs'] / 1e9:>12.4f} G{apart}")
+        apart = f"+ {row['aggregation_macs'] / 1e9:.4f} G aggregation" if "aggregation_macs" in row else ""
+        lines.append([row["name"], f"{row['params']:,}", f"{row['macs'] / 1e9:.4f} G", apart])
+    print(aligned(lines, right=True))
+
+
+def dense_configs() -> list[str]:
+    """The detection and segmentation configs of all rows."""
+    rows = ((table, row) for table in load_tables() for row in table.rows)
+    found = (row.config_of(task) for table, row in rows for task in table.tasks() if task != "classification")
+    return list(dict.fromkeys(config for config in found if config))
+
+
+def write_dense() -> None:
+    """Count what needs mmdet and mmsegmentation once, so that the tables are printed without them, too."""
+    costs = {}
+    for config in dense_configs():
+        cost = measure_dense(str(ROOT / config), "paper")
+        costs[config] = {"params": cost.params, "macs": cost.macs}
+        print(f"{config}: {cost.params:,} parameters, {cost.macs / 1e9:.3f} G", flush=True)
+    write_atomic(DENSE_COSTS, (json.dumps({"counter": "paper", "costs": costs}, indent=1) + "\n").encode())
+    print(f"wrote {shown(DENSE_COSTS)}")
 
 
 @cli.command("model_cost")
 def main() -> None:
     args = parser().parse_args()
+    if args.write_dense:
+        write_dense()
+        return
+    if not args.targets:
+        raise UserError("give NAME_OR_CONFIG ..., or --write-dense")
     rows = [measure(target, args.img_size, args.counter) for target in args.targets]
     if args.json:
         print(json.dumps(rows, indent=1))

@@ -32,7 +32,8 @@ from engine.config import Config, load_config
 from engine.records import RunResult
 from engine.trainer import train
 from tools.model_cost import measure
-from tools.plot_curves import draw, read_curve
+from tools.plot import draw_curves, read_curve
+from tools.text import aligned
 
 CONFIGS = ROOT / "configs" / "quickstart"
 OPERATORS = {
@@ -45,15 +46,12 @@ OPERATORS = {
 
 def as_table(rows: list[tuple[str, dict[str, Any], RunResult]]) -> str:
     """Operator, parameters, MACs, top-1 and training speed, one line each; rows are (label, cost, result)."""
-    lines = [
-        f"{'operator':26}{'parameters':>12}{'MACs':>10}{'top-1':>9}{'training images/s':>20}",
-        "-" * 77,
-    ]
+    lines = [["operator", "parameters", "MACs", "top-1", "training images/s"]]
     for label, cost, result in rows:
         macs = (cost["macs"] + cost.get("aggregation_macs", 0)) / 1e6
-        speed = f"{result.images_per_second or 0:,.0f}"
-        lines.append(f"{label:26}{cost['params']:>12,}{macs:>8.2f} M{result.top1 or 0:>8.2f}%{speed:>20}")
-    return "\n".join(lines)
+        numbers = [f"{cost['params']:,}", f"{macs:.2f} M", f"{result.top1:.2f}%", f"{result.images_per_second:,.0f}"]
+        lines.append([label, *numbers])
+    return aligned(lines, right=True, rule=True)
 
 
 def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
@@ -64,7 +62,7 @@ def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
         print(f"\n[{number}/{len(configs)}] {label}", flush=True)
         results[label] = train(config)
     costs = {label: measure(str(path), None, "torch") for label, (path, _) in configs.items()}
-    draw([read_curve(config.output, label) for label, (_, config) in configs.items()], figure)
+    draw_curves([read_curve(config.output, label) for label, (_, config) in configs.items()], figure)
     first = next(iter(results.values()))
     print(f"\n{first.dataset}: 4,000 training and {first.eval_images:,} test digits, {first.epochs} epochs")
     print(as_table([(label, costs[label], results[label]) for label in configs]))

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import cli
+from tools.text import aligned
 
 CONFIGS = {
     "detection": "detection/configs/mask-rcnn_dw-conv-nano_fpn_scenes.py",
@@ -82,10 +83,7 @@ def show(task: str, out: Path, metrics: dict[str, float]) -> None:
     minutes = (out / "minutes.txt").read_text().strip()
     row = {name: f"{metrics[key] * scale:.1f}" for name, (key, scale) in COLUMNS[task].items()}
     row = {"model": Path(CONFIGS[task]).stem, **row, "minutes of training": minutes}
-    widths = [max(len(key), len(value)) for key, value in row.items()]
-    print()
-    print("  ".join(key.ljust(width) for key, width in zip(row, widths, strict=True)))
-    print("  ".join(value.ljust(width) for value, width in zip(row.values(), widths, strict=True)))
+    print(f"\n{aligned([list(row), list(row.values())])}")
     print(f"scenes of digits never seen in training; pictures: {out / 'pictures' / 'sheet.png'}")
 
 

@@ -84,7 +84,7 @@ def test_pictures_show_sharing_and_dynamics(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--run", "no_such"], "no_such: not a run folder"),
+        (["--run", "no_such"], "so this is no run folder"),
         (["--epochs", "0"], "--epochs: must be at least 1, not 0"),
     ],
 )

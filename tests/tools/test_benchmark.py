@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks.measure import interleaved, peak_memory
-from benchmarks.report import aligned, paper_accuracy
+from benchmarks.report import paper_accuracy
 from benchmarks.specs import Work, build_model, flops_of_image, parse_spec, size_of, step_of
+from tools.text import aligned
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +94,7 @@ def test_accuracies_come_from_the_tables() -> None:
 
 
 def test_columns_line_up() -> None:
-    assert aligned([["a", "10"], ["long", "2"]]) == "a     10\nlong   2"
+    assert aligned([["a", "10"], ["long", "2"]], right=True) == "a     10\nlong   2"
 
 
 def test_a_config_is_built_as_it_says_at_its_own_size() -> None:

@@ -8,8 +8,8 @@ import matplotlib.image
 import pytest
 
 from models.errors import UserError
-from tools import plot_curves
-from tools.plot_curves import Curve, draw, read_curve
+from tools import plot
+from tools.plot import Curve, draw_curves, read_curve
 
 
 def write_run(folder: Path, epochs: int, tail: str = "") -> Path:
@@ -36,7 +36,7 @@ def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
 
 def test_the_figure_has_ink_on_both_sides(tmp_path: Path) -> None:
     points = [(epoch, 100.0 / epoch) for epoch in range(1, 9)]
-    draw([Curve(str(index), points, points) for index in range(12)], tmp_path / "a" / "curves.png")
+    draw_curves([Curve(str(index), points, points) for index in range(12)], tmp_path / "a" / "curves.png")
     image = matplotlib.image.imread(tmp_path / "a" / "curves.png")[..., :3]
     half = image.shape[1] // 2
     coloured = (image.max(axis=2) - image.min(axis=2)) > 0.3
@@ -45,8 +45,8 @@ def test_the_figure_has_ink_on_both_sides(tmp_path: Path) -> None:
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["plot_curves.py", *arguments])
-    assert plot_curves.main() == 2
+    monkeypatch.setattr(sys, "argv", ["plot.py", "curves", *arguments])
+    assert plot.main() == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     return err

@@ -1,4 +1,4 @@
-"""tools/plot_tradeoff.py: what it draws from, and what it refuses."""
+"""plot.py tradeoff: what it draws from, and what it refuses."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 from whole_records import sweep_result, sweep_row
 
 from models.errors import UserError
-from tools import plot_tradeoff
+from tools import plot
 from tools.sweeps.report import SweepRow
 
 ROWS = [sweep_row(name=name, config=f"configs/{name}.yaml", params=2_000_000, macs=5_000_000) for name in ("a", "b")]
@@ -26,8 +26,8 @@ SPEED = {
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["plot_tradeoff.py", *arguments])
-    return plot_tradeoff.main()
+    monkeypatch.setattr(sys, "argv", ["plot.py", "tradeoff", *arguments])
+    return plot.main()
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def results(tmp_path: Path) -> Path:
 def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     path.write_text(json.dumps(SPEED))
-    found = plot_tradeoff.panels([SweepRow(**row) for row in ROWS], plot_tradeoff.read_speed(path))
+    found = plot.panels([SweepRow(**row) for row in ROWS], plot.read_speed(path))
     assert [values for _, values in found] == [{"a": 2.0, "b": 2.0}, {"a": 5.0, "b": 5.0}, {"a": 10.0, "b": 20.0}]
     with pytest.raises(UserError, match=r"configs/c\.yaml was not timed"):
-        plot_tradeoff.panels([SweepRow(**sweep_row(name="c", config="configs/c.yaml"))], plot_tradeoff.read_speed(path))
+        plot.panels([SweepRow(**sweep_row(name="c", config="configs/c.yaml"))], plot.read_speed(path))
 
 
 def test_it_draws_an_image(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,11 +257,7 @@ def test_a_sweep_trains_for_real_and_draws_its_curves(tmp_path: Path) -> None:
     assert results["rows"][0]["runs"][0]["cpu_seconds"] > 0
     assert (tmp_path / "kept.png").stat().st_size > 1000
     folders = [str(tmp_path / "runs" / name / "seed0") for name in ("dw", "next")]
-    drawn = subprocess.run(
-        [sys.executable, "tools/plot_curves.py", *folders, "--output", str(tmp_path / "curves.png"), "--labels", "a,b"],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-    )
+    command = ["tools/plot.py", "curves", *folders, "--output", str(tmp_path / "curves.png"), "--labels", "a,b"]
+    drawn = subprocess.run([sys.executable, *command], cwd=REPO, capture_output=True, text=True)
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "curves.png").stat().st_size > 1000

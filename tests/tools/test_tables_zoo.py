@@ -1,6 +1,6 @@
 """The README's table of the zoo comes from configs, costs and records."""
 
-from tools.tables import zoo
+from tools.tables import render as zoo
 from tools.tables.results import Record
 from tools.tables.schema import load_tables
 
@@ -24,7 +24,7 @@ def test_a_measured_accuracy_takes_the_place_of_not_run() -> None:
 
 
 def test_families_stand_in_order_with_the_smaller_model_first() -> None:
-    lines = zoo.as_markdown(load_tables(), [], "configs/imagenet").splitlines()[2:]
+    lines = zoo.zoo_table(load_tables(), [], "configs/imagenet").splitlines()[2:]
     names = [line.split("`")[1] for line in lines]
     families = ("swin", "dw_conv", "d_dw_conv", "i_dynamic")
     assert names == [f"{family}_{size}" for family in families for size in ("tiny", "base")]

@@ -3,7 +3,6 @@
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +14,7 @@ class Classes:
 
     best: list[tuple[str, float]]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {"classes": [{"name": name, "probability": round(value, 4)} for name, value in self.best]}
 
@@ -37,11 +36,11 @@ class Objects:
 
     found: list[Found]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Plain values for JSON; a mask is given by its area in pixels."""
         rows = []
         for item in self.found:
-            row: dict[str, Any] = {"name": item.name, "score": round(item.score, 4)}
+            row: dict[str, object] = {"name": item.name, "score": round(item.score, 4)}
             row["box"] = [round(value, 1) for value in item.box]
             if item.mask is not None:
                 row["mask_pixels"] = int(item.mask.sum())
@@ -62,7 +61,7 @@ class Labels:
         order = np.argsort(-counts)
         return [(int(classes[i]), float(counts[i] / self.label.size)) for i in order]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Plain values for JSON: the share of each class."""
         return {"labels": {self.names[index]: round(share, 4) for index, share in self.shares()}}
 

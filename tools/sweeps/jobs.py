@@ -160,9 +160,9 @@ class DenseJob(Job):
     def _config_file(self) -> Path:
         return self.output / "sweep_config.json"
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> dict[str, object]:
         content = {**self.resolved().to_dict(), "start_from": self.run.start_from}
-        plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+        plain: dict[str, object] = json.loads(json.dumps(content, default=str))
         return plain
 
     def cost(self) -> tuple[Cost, int | list[int]]:

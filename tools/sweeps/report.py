@@ -16,6 +16,7 @@ from models.errors import UserError
 from tools.sweeps.grid import Grid, Group, RunSpec
 from tools.sweeps.jobs import Job
 from tools.sweeps.runner import USAGE
+from tools.text import aligned
 
 
 class Metric(NamedTuple):
@@ -74,7 +75,7 @@ class SweepResult(Record):
     groups: list[Group]
     """Empty where the grid has none."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it lies in benchmarks/."""
         groups = [group.model_dump() for group in self.groups]
         return {**super().to_json(), "rows": [row.to_json() for row in self.rows], "groups": groups}
@@ -197,9 +198,7 @@ def as_text(results: SweepResult) -> str:
     blocks = [results.title]
     for group in results.panels:
         own = [rows[name] for name in group.runs]
-        lines = [header(own), *map(shown_row, own)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        text = aligned([header(own), *map(shown_row, own)])
         blocks.append(f"{group.title}\n{text}")
     return "\n\n".join(blocks)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from models.errors import UserError
 from models.theory.catalog import Setting, find_layer
@@ -97,7 +96,7 @@ class TableEntry:
             return self.cost.params if column.quantity == "params" else self.cost.macs
         return measured_value(list(self.records), column.quantity)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The entry as `make_tables --json` prints it."""
         columns = [column for column in self.table.columns if column.task == self.task]
         measured = {column.key: self.ours(column) for column in columns if column.quantity not in (*COSTS, "text")}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -63,7 +63,7 @@ def add_record(record: Record, folder: Path = TABLES) -> bool:
     records = load_records(folder)
     if record in records:
         return False
-    content: dict[str, Any] = {"records": [other.model_dump() for other in [*records, record]]}
+    content: dict[str, object] = {"records": [other.model_dump() for other in [*records, record]]}
     text = HEADER + yaml.safe_dump(content, sort_keys=False, width=118)
     write_atomic(folder / RESULTS, text.encode())
     return True

@@ -1,20 +1,17 @@
 """Figures 1 and 4, connection matrices and translation curves."""
 
 import io
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from models import create_model
-from models.mixers import BlockInfo, build_mixer
 from models.mixers.base import Properties
 from models.theory.catalog import LAYERS, Setting
-from models.theory.measure import ZERO, channel_by_channel, generic_copy
+from models.theory.curves import SHIFTS, WINDOW, Curves
+from models.theory.measure import ZERO, channel_by_channel
 from models.theory.relation import Arrow, Cell, Graph, relation_graph
 from models.theory.table import measure_layer
-from models.theory.translation import Kind, translation_errors, translation_kind
 from tools.theory import draw
 from tools.theory.draw import colored, enlarged, png, with_lines
 
@@ -202,64 +199,6 @@ def matrix_pictures() -> dict[str, tuple[str, str, bytes]]:
 
 def _half(matrix: Tensor) -> float:
     return float(matrix.abs().max()) / 2
-
-
-WINDOW, SIDE, DIM = 4, 28, 8
-SHIFTS = tuple(range(2 * WINDOW + 1))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An operator whose curves are drawn."""
-
-    label: str
-    mixer: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-SUBJECTS = [
-    Subject("DW-Conv.", "dw_conv"),
-    Subject("D-DW-Conv.", "d_dw_conv"),
-    Subject("I-Dynamic", "i_dynamic", {"groups": 4}),
-    Subject("Convolutional attention", "conv_attention", {"form": "post_conv"}),
-    Subject("Window attention", "window_attention"),
-    Subject("Static windows, shared", "static_window", {"share_windows": True}),
-    Subject("Static windows", "static_window"),
-]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Errors by shift of the mixer and of the stage, and which translations the mixer is equivalent to."""
-
-    mixer: dict[int, float]
-    stage: dict[int, float]
-    kind: Kind
-
-
-def measure_curves(subject: Subject) -> Curves:
-    """Random parameters, float64; the stage is patch merging and two blocks, the second with shifted windows."""
-    generator = torch.Generator().manual_seed(0)
-    info = BlockInfo(dim=DIM, num_heads=2, resolution=(SIDE, SIDE))
-    mixer = generic_copy(build_mixer(subject.mixer, info, window_size=WINDOW, **subject.options), generator).eval()
-    x = torch.randn(1, SIDE, SIDE, DIM, dtype=torch.float64, generator=generator)
-    alone = translation_errors(mixer, x, SHIFTS, margin=WINDOW)
-    base = "swin_nano" if "window" in subject.mixer or "attention" in subject.mixer else f"{subject.mixer}_nano"
-    model: Any = create_model(
-        base,
-        mixer=subject.mixer,
-        mixer_args=subject.options,
-        embed_dim=DIM,
-        depths=(1, 2),
-        num_heads=(1, 2),
-        window_size=WINDOW,
-        img_size=SIDE * 8,
-        num_classes=0,
-    )
-    stage = generic_copy(model.stages[1], generator).eval()
-    x = torch.randn(1, 2 * SIDE, 2 * SIDE, DIM, dtype=torch.float64, generator=generator)
-    whole = translation_errors(stage, x, SHIFTS, margin=2 * WINDOW, stride=2)
-    return Curves(alone, whole, translation_kind(alone, WINDOW))
 
 
 def draw_curves(curves: Curves) -> str:

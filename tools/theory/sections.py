@@ -5,19 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from models.theory.catalog import MORE, TABLE_1, Setting
+from models.theory.curves import SUBJECTS, WINDOW, measure_curves
 from models.theory.table import COLUMNS, measure_layer, row
 from models.theory.translation import EXACT
 from tools.theory import html
-from tools.theory.figures import (
-    MATRIX_SETTING,
-    SUBJECTS,
-    WINDOW,
-    connectivity_panels,
-    draw_curves,
-    draw_relation_graph,
-    matrix_pictures,
-    measure_curves,
-)
+from tools.theory.figures import MATRIX_SETTING, connectivity_panels, draw_curves, draw_relation_graph, matrix_pictures
 from tools.theory.learned import Sheet, Trained, mixer_inputs, over_channels, over_positions, shown_image
 
 KINDS = {

@@ -1,1 +1,0 @@
-"""Predictions of the three tasks on images, and drawings of them."""

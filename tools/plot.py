@@ -1,0 +1,169 @@
+"""Draw figures: ``python tools/plot.py curves RUN ...`` and ``python tools/plot.py tradeoff RESULTS.json``.
+
+`curves`: training loss and validation score over the epochs, as in the paper's Figures 5 to 7, of finished and running
+runs. `tradeoff`: accuracy of a sweep's results against parameters, multiply-adds and, from a report of
+benchmarks/speed.py, speed.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="curves|tradeoff")
+    curves = kinds.add_parser("curves", help="runs in one figure")
+    curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    curves.add_argument("--labels", help="names of the runs, separated by commas (default: their folders)")
+    tradeoff = kinds.add_parser("tradeoff", help="accuracy against cost")
+    tradeoff.add_argument("results", type=Path, metavar="RESULTS.json")
+    tradeoff.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
+    for kind, name in ((curves, "curves.png"), (tradeoff, "tradeoff.png")):
+        kind.add_argument("--output", type=Path, default=Path(name), help=f"image (default: {name})")
+    return parser
+
+
+if __name__ == "__main__":
+    parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from engine.records import read_run
+from models.errors import UserError
+from tools.sweeps import report
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: epochs with their mean training loss, and epochs with an evaluation."""
+
+    label: str
+    loss: list[tuple[int, float]]
+    top1: list[tuple[int, float]]
+
+
+def read_curve(folder: Path, label: str | None = None) -> Curve:
+    """Read the epochs of a run folder; a last line cut by a kill is left out.
+
+    Raises:
+        UserError: there is no such run, a line is no record, or no epoch has ended yet.
+    """
+    epochs = read_run(folder).epochs
+    if not epochs:
+        raise UserError(f"{folder / 'log.jsonl'}: no epoch has ended yet")
+    loss = [(record.epoch, record.train_loss) for record in epochs if record.train_loss is not None]
+    top1 = [(record.epoch, record.top1) for record in epochs if record.top1 is not None]
+    return Curve(label or folder.name, loss, top1)
+
+
+def draw_curves(curves: list[Curve], path: Path) -> None:
+    """Draw curves to an image file: training loss on the left, validation top-1 on the right."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    colours = plt.get_cmap("tab10" if len(curves) <= 10 else "turbo")
+    for index, curve in enumerate(curves):
+        colour = colours(index if len(curves) <= 10 else index / (len(curves) - 1))
+        for axis, points in ((left, curve.loss), (right, curve.top1)):
+            marker = "o" if len(points) == 1 else ""
+            axis.plot([x for x, _ in points], [y for _, y in points], marker=marker, color=colour, label=curve.label)
+    for axis, label in ((left, "training loss"), (right, "validation top-1 (%)")):
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    right.legend(loc="lower right", fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+Panel = tuple[str, dict[str, float]]
+
+
+def read_speed(path: Path) -> Panel:
+    """The axis label and images per second by config of a benchmark report.
+
+    Raises:
+        UserError: the file is missing or no such report.
+    """
+    try:
+        (group,) = json.loads(path.read_text(encoding="utf-8"))["groups"]
+        work = group["work"]
+        label = f"images/s ({work['mode']}, {work['dtype']}, batch {work['batch']}, {work['device']})"
+        return label, {row["model"].split("+")[0]: row["images_per_second"] for row in group["rows"]}
+    except OSError as error:
+        raise UserError(f"--speed {path}: {error.strerror}; benchmarks/speed.py --output writes it") from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise UserError(f"--speed {path}: no report of one comparison by benchmarks/speed.py") from None
+
+
+def panels(rows: list[report.SweepRow], speed: Panel | None) -> list[Panel]:
+    """Axis label and value by run name, for each panel.
+
+    Raises:
+        UserError: a run has no measured speed.
+    """
+    found: list[Panel] = [
+        ("parameters (M)", {row.name: row.params / 1e6 for row in rows}),
+        ("multiply-adds (M)", {row.name: row.macs / 1e6 for row in rows}),
+    ]
+    if speed is not None:
+        label, by_config = speed
+        missing = [row.config for row in rows if row.config not in by_config]
+        if missing:
+            raise UserError(f"--speed: {missing[0]} was not timed; give it to benchmarks/speed.py with the others")
+        found.append((label, {row.name: by_config[row.config] for row in rows}))
+    return found
+
+
+def draw_tradeoff(results: report.SweepResult, speed: Panel | None, path: Path) -> None:
+    """Draw one panel for each cost; bars are the standard deviation over seeds."""
+    rows = [row for row in results.rows if row.mean is not None]
+    if not rows:
+        raise UserError("no run of these results is finished")
+    wanted = panels(rows, speed)
+    figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 3.8), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab10")
+    for axis, (label, values) in zip(axes, wanted, strict=True):
+        for index, row in enumerate(rows):
+            point = (values[row.name], row.mean)
+            axis.errorbar(*point, yerr=row.std or 0.0, fmt="o", capsize=3, color=colours(index))
+            axis.annotate(row.label, point, xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axis.set_xlabel(label)
+        axis.margins(x=0.3, y=0.15)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(report.METRICS[rows[0].task].name)
+    figure.suptitle(results.title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+@cli.command("plot")
+def main() -> None:
+    args = parser().parse_args()
+    if args.output.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
+    if args.kind == "tradeoff":
+        draw_tradeoff(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
+    else:
+        labels = args.labels.split(",") if args.labels else [None] * len(args.runs)
+        if len(labels) != len(args.runs):
+            raise UserError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
+        draw_curves([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

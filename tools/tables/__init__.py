@@ -1,1 +1,0 @@
-"""The paper's tables as data: schema, costs, measured results and pages. `tools/make_tables.py` is their command."""
