@@ -153,7 +153,7 @@ def _work(
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)  # sent to the whole job; the main process decides
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
     slots = np.frombuffer(memory, dtype=np.uint8).reshape(shape)[number]
     parent = os.getppid()
     try:
@@ -167,7 +167,7 @@ def _work(
         return
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep freed memory: each image needs the same buffers, and fresh pages cost a tenth of the time.
 
     A worker's memory stays at its own peak, some tens of MB. Without glibc nothing happens.
