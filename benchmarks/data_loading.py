@@ -51,13 +51,9 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import datasets, transforms
 
 from data import DataConfig, build_train_loader
-from data.batch import RawBatch
 from data.config import IMAGENET_MEAN, IMAGENET_STD
 from data.crop import dct_scale, exact_crop, fast_crop
-from data.dataset import BatchDataset
 from data.decode import open_image
-from data.sampler import BatchKey
-from data.workers import keep_freed_memory
 from models.errors import UserError
 
 Epoch = Callable[[], Iterable]
@@ -97,39 +93,6 @@ def ours(root: Path, options: argparse.Namespace, fast: bool) -> Epoch:
     cfg = DataConfig(root=root, workers=options.workers, fast_decode=fast)
     loader = build_train_loader(cfg, img_size=options.crop, batch_size=options.batch_size)
     return lambda: loader.epoch(0)
-
-
-class KeyedBatches(torch.utils.data.Dataset):
-    """Our batches by number, as torch's DataLoader asks for them."""
-
-    def __init__(self, dataset: BatchDataset, keys: list[BatchKey], shape: tuple[int, ...]) -> None:
-        self.dataset, self.keys, self.shape = dataset, keys, shape
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, number: int) -> RawBatch:
-        pixels = torch.empty(self.shape, dtype=torch.uint8)
-        raw = self.dataset.make(self.keys[number], pixels.numpy())
-        raw.pixels = pixels  # DataLoader moves tensors through shared memory
-        return raw
-
-
-def ours_by_torch(root: Path, options: argparse.Namespace) -> Epoch:
-    """Our decoding, transforms, keys and normalisation, but torch's DataLoader in place of data/workers.py."""
-    cfg = DataConfig(root=root, workers=0)
-    loader = build_train_loader(cfg, img_size=options.crop, batch_size=options.batch_size)
-    pipeline, sampler = loader._pipeline, loader._sampler
-    sampler.set_epoch(0, 0)
-    batches = torch.utils.data.DataLoader(
-        KeyedBatches(pipeline.dataset, list(sampler), pipeline.shape),
-        batch_size=None,
-        num_workers=options.workers,
-        prefetch_factor=cfg.prefetch,
-        persistent_workers=True,
-        worker_init_fn=lambda number: keep_freed_memory(),
-    )
-    return lambda: map(pipeline._normalize, batches)
 
 
 def timms(root: Path, options: argparse.Namespace) -> Epoch:
@@ -195,7 +158,6 @@ def compare(root: Path, options: argparse.Namespace) -> dict[str, dict[str, floa
     loaders = {
         "ours": ours(root, options, True),
         "ours, exact decoding": ours(root, options, False),
-        "ours by torch's DataLoader": ours_by_torch(root, options),
         "timm": timms(root, options),
         "torchvision": torchvisions(root, options),
     }

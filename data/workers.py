@@ -1,29 +1,51 @@
-"""Worker processes that make batches, and the watch over them.
+"""Worker processes that make batches: torch's DataLoader, asked for whole batches by their keys.
 
-Each worker has a pipe of its own, so one that is killed can block nobody, and its death is seen at once.
-Pixels travel through shared memory that is allocated once. Batches come back in the order of their keys.
+It hands out keys to persistent workers and gives the batches back in their order. What is added here: an error that
+names the worker and the place in the data, workers that leave the job's signals to the main process, and an end that
+waits for nobody.
 """
 
 import ctypes
-import os
 import signal
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from multiprocessing import connection, util
+from multiprocessing import util
 from typing import Any
 
 import numpy as np
 import torch
 from torch import multiprocessing
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.batch import RawBatch
 from data.dataset import BatchDataset
 from data.errors import WorkerError
 from data.sampler import BatchKey
 
-_POLL_SECONDS = 5.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
+
+
+class KeyedBatches(Dataset):
+    """A data set whose items are raw batches and whose indices are their keys.
+
+    Pixels travel through memory that is shared once, in a ring of slots for each worker: a batch in use, and as many as
+    are prefetched. Tensors of their own would need the worker's answer for each batch, and a stopped one gives none.
+    """
+
+    def __init__(self, dataset: BatchDataset, slots: tuple[int, int], shape: tuple[int, int, int, int]) -> None:
+        self.dataset, self.shape, self.made = dataset, (*slots, *shape), 0
+        self.memory = multiprocessing.RawArray("B", int(np.prod(self.shape)))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (workers, slots, n, C, H, W)."""
+        return np.frombuffer(self.memory, dtype=np.uint8).reshape(self.shape)
+
+    def __getitem__(self, key: BatchKey) -> tuple[RawBatch, int, int]:
+        info = get_worker_info()
+        assert info is not None
+        slot, self.made = self.made % self.shape[1], self.made + 1
+        return self.dataset.make(key, self.pixels[info.id, slot]), info.id, slot
 
 
 class WorkerPool:
@@ -33,141 +55,102 @@ class WorkerPool:
         self, dataset: BatchDataset, *, workers: int, prefetch: int, timeout: float, shape: tuple[int, int, int, int]
     ) -> None:
         """`shape` is the largest batch as uint8 (n, C, H, W); `timeout` is in seconds for one batch."""
-        self.dataset, self.workers, self.prefetch, self.timeout, self.shape = dataset, workers, prefetch, timeout, shape
-        self._context: Any = multiprocessing.get_context()
-        self._processes: list[Any] = []
-        self._pipes: list[connection.Connection] = []
-        self._slots: np.ndarray = np.empty(0, np.uint8)
-        self._waiting: deque[tuple[int, int, BatchKey]] = deque()  # (worker, slot, key), oldest first
+        self.workers, self.timeout = workers, timeout
+        self._keys: list[BatchKey] = []  # of the present run; the sampler is this list
+        self._batches = KeyedBatches(dataset, (workers, prefetch + 1), shape)
+        self._loader = DataLoader(
+            self._batches,
+            sampler=self._keys,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            persistent_workers=True,
+            timeout=timeout,
+            worker_init_fn=_prepare,
+            generator=torch.Generator(),  # else each run would draw from the global generator
+        )
+        self._iterator: Any = None
         self._finalizer: Any = None
 
     @property
     def pids(self) -> list[int]:
         """The process numbers of the running workers."""
-        return [process.pid for process in self._processes]
+        return [] if self._iterator is None else [process.pid for process in self._iterator._workers]
 
     def run(self, keys: Iterable[BatchKey]) -> Iterator[RawBatch]:
         """Yield the batch of each key in order. The pixels are valid until the next one is asked for.
 
         Raises WorkerError naming the worker that died or gave no batch in time.
         """
-        if not self._processes:
-            self._start()
-        while self._waiting:  # an earlier run was left before its end
-            self._receive()
-        remaining = enumerate(keys)
-        free = [(worker, slot) for slot in range(self.prefetch) for worker in range(self.workers)]
-        for place, (_, key) in zip(free, remaining, strict=False):
-            self._send(*place, key)
-        while self._waiting:
-            worker, slot, _ = self._waiting[0]
-            yield self._receive()
-            following = next(remaining, None)
-            if following is not None:
-                self._send(worker, slot, following[1])
+        self._keys[:] = keys
+        done = 0
+        try:
+            self._iterator = iter(self._loader)
+            if self._finalizer is None:
+                # before multiprocessing's own end, which sends a SIGTERM that workers ignore
+                self._finalizer = util.Finalize(self, _end, args=(self._iterator,), exitpriority=10)
+            for done in range(len(self._keys)):  # noqa: B007  says where in the data a worker fails
+                raw, worker, slot = next(self._iterator)
+                raw.pixels = torch.from_numpy(self._batches.pixels[worker, slot, : len(raw.key.indices)])
+                yield raw
+        except GeneratorExit:
+            raise
+        except Exception as error:  # whatever a worker meets arrives here, also its death
+            raise self._failure(done, error) from None
 
     def close(self) -> None:
         """End all workers."""
         if self._finalizer is not None:
             self._finalizer()
-        self._processes, self._pipes, self._finalizer = [], [], None
-        self._waiting.clear()
+        self._iterator = self._finalizer = self._loader._iterator = None
 
-    def _start(self) -> None:
-        size = int(np.prod(self.shape))
-        memory = self._context.RawArray("B", self.workers * self.prefetch * size)
-        self._slots = np.frombuffer(memory, dtype=np.uint8).reshape(self.workers, self.prefetch, *self.shape)
-        inherits = self._context.get_start_method() == "fork"
-        for number in range(self.workers):
-            ours, theirs = self._context.Pipe()
-            self._pipes.append(ours)
-            arguments = (theirs, self.dataset, memory, number, self._slots.shape, self._pipes if inherits else [])
-            process = self._context.Process(target=_work, args=arguments, daemon=True, name=f"loader worker {number}")
-            process.start()
-            theirs.close()
-            self._processes.append(process)
-        # before multiprocessing's own end, which sends a SIGTERM that workers ignore
-        self._finalizer = util.Finalize(self, _end, args=(self._processes, self._pipes), exitpriority=10)
-
-    def _send(self, worker: int, slot: int, key: BatchKey) -> None:
-        self._waiting.append((worker, slot, key))
-        try:
-            self._pipes[worker].send((slot, key))
-        except OSError:
-            raise self._death(worker) from None
-
-    def _receive(self) -> RawBatch:
-        worker, slot, key = self._waiting[0]
-        pipe = self._pipes[worker]
-        ready = connection.wait([pipe, *(process.sentinel for process in self._processes)], self.timeout)
-        if not ready:
-            raise self._failure(worker, f"gave no batch for {self.timeout:g} s (data.timeout)")
-        try:
-            if pipe not in ready:
-                raise EOFError
-            raw: RawBatch = pipe.recv()
-        except (EOFError, OSError):
-            raise self._death(worker) from None
-        self._waiting.popleft()
-        raw.pixels = torch.from_numpy(self._slots[worker, slot, : len(key.indices)])
-        return raw
-
-    def _death(self, worker: int) -> WorkerError:
-        """Describe the worker that died; the one that was asked may only have noticed it."""
-        self._processes[worker].join(1)
-        dead = [number for number, process in enumerate(self._processes) if process.exitcode is not None]
-        worker = worker if worker in dead or not dead else dead[0]
-        code = self._processes[worker].exitcode
-        reason = f"exit status {code}"
-        if code is not None and code < 0:
-            reason = signal.Signals(-code).name + (" (is /dev/shm full?)" if -code == signal.SIGBUS else "")
-        return self._failure(worker, f"died: {reason}")
-
-    def _failure(self, worker: int, what: str) -> WorkerError:
-        pid = self._processes[worker].pid
-        task = next((key for number, _, key in self._waiting if number == worker), None)
-        where = "" if task is None else f" at epoch {task.epoch}, position {task.position}"
+    def _failure(self, done: int, error: Exception) -> WorkerError:
+        """Name the worker: the dead one, else the one whose turn it was; keys are dealt out in turn."""
+        processes = [] if self._iterator is None else self._iterator._workers
+        for process in processes:
+            process.join(0.2)
+        dead = [number for number, process in enumerate(processes) if process.exitcode is not None]
+        worker = dead[0] if dead else done % self.workers
+        pid = processes[worker].pid if processes else 0
+        what = _death(processes[worker].exitcode) if dead else self._complaint(error)
+        where = f" at epoch {self._keys[done].epoch}, position {self._keys[done].position}" if self._keys else ""
         self.close()
         return WorkerError(f"loader worker {worker} (pid {pid}) {what}{where}")
 
+    def _complaint(self, error: Exception) -> str:
+        if "DataLoader timed out" in str(error):
+            return f"gave no batch for {self.timeout:g} s (data.timeout)"
+        return f"failed: {str(error).strip().splitlines()[-1]}"
 
-def _end(processes: list, pipes: list) -> None:
-    for pipe in pipes:
-        pipe.close()
-    for process in processes:
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"died: exit status {code}"
+    return "died: " + signal.Signals(-code).name + (" (is /dev/shm full?)" if -code == signal.SIGBUS else "")
+
+
+def _end(iterator: Any) -> None:
+    """Kill the workers: they have nothing to save, and one that hangs is not waited for."""
+    if iterator._worker_pids_set:  # their end is no longer a failure
+        torch.utils.data._utils.signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+    for process in iterator._workers:
         process.kill()
         process.join()
+    iterator._shutdown = True  # its own way would wait for locks that a killed worker may hold
+    for queue in iterator._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
 
 
-def _work(
-    pipe: connection.Connection,
-    dataset: BatchDataset,
-    memory: Any,
-    number: int,
-    shape: tuple[int, ...],
-    inherited: list[connection.Connection],
-) -> None:
-    """Make batches until the main process closes the pipe or is gone."""
-    for other in inherited:
-        other.close()  # a copy here would hide the main process's end from other workers
+def _prepare(number: int) -> None:
+    """In a worker, before its first batch."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)  # sent to the whole job; the main process decides
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    slots = np.frombuffer(memory, dtype=np.uint8).reshape(shape)[number]
-    parent = os.getppid()
-    try:
-        while True:
-            while not pipe.poll(_POLL_SECONDS):
-                if os.getppid() != parent:
-                    return
-            slot, key = pipe.recv()
-            pipe.send(dataset.make(key, slots[slot]))
-    except (EOFError, ConnectionError):
-        return
+    _keep_freed_memory()
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let the C library keep freed memory: each image needs the same buffers, and fresh pages cost a tenth of the time.
 
     A worker's memory stays at its own peak, some tens of MB. Without glibc nothing happens.
