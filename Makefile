@@ -46,7 +46,7 @@ quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictu
 quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
 
 faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
-	$(PY) tests/faults/__main__.py
+	$(PY) -m tests.faults
 
 theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
 	$(PY) tools/theory_page.py
@@ -68,6 +68,10 @@ tables: $(CORE_STAMP)  ## the paper's tables beside ours, with the command that 
 
 bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
 	$(PY) benchmarks/speed.py --suite standard
+
+clean:  ## remove caches and build products (not the environment, not runs/)
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./$(VENV)/*" -type d -prune -exec rm -rf {} +
 
 bench-gpu: $(CORE_STAMP)  ## the same on a GPU, compiled, with the operators by themselves (at most eight minutes)
 	$(PY) benchmarks/speed.py --suite gpu --minutes 7

@@ -1,4 +1,4 @@
-"""The `data` section of a config. Defaults are the paper's ImageNet recipe (section 4.1, as in Swin)."""
+"""The `data` section of a config. Defaults are the paper's ImageNet recipe (section 3.2, as in Swin)."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,7 @@
 """Image transforms: timm's operations with Swin's arguments, drawn in timm's order.
 
 With the generators seeded alike, `TrainTransform` gives the pixels and erased boxes that
-`timm.data.create_transform` gives (paper section 4.1: "the same recipe as Swin").
+`timm.data.create_transform` gives (paper section 3.2: the training setting of Swin).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from timm.utils import ModelEmaV3
@@ -19,6 +19,7 @@ from engine.step import autocast
 from models.checkpoint import convert_state, load_pretrained, read_weights
 from models.config import build_model
 from models.errors import UserError
+from models.layers import keep_kernel_response
 
 
 @contextmanager
@@ -67,7 +68,8 @@ def load_initial(model: nn.Module, config: Config) -> list[str]:
     if path is None:
         return []
     with user_input("train.init_checkpoint"):
-        report = load_pretrained(model, convert_state(read_weights(path)))
+        with keep_kernel_response() if config.train.keep_kernel_response else nullcontext():
+            report = load_pretrained(model, convert_state(read_weights(path)))
     return [f"weights start from {path}", *report.lines()]
 
 
@@ -170,7 +172,7 @@ def _settle_buckets(state: TrainState, config: Config, world: World) -> None:
     images = torch.zeros(check_batch(config, world.size), config.model.in_chans, height, width, device=world.device)
     state.statistics.snapshot()
     torch.manual_seed(config.train.seed)
-    with autocast(config.train, world):
+    with autocast(config.train.precision, world):
         state.network(images).float().sum().backward()
     state.optimizer.zero_grad(set_to_none=True)
     state.statistics.restore()

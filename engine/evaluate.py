@@ -18,6 +18,7 @@ from engine.errors import RunStopped, TrainingFailed
 from engine.labels import Metric, build_metric
 from engine.logs import set_up_text_log
 from engine.records import EvalResult
+from engine.runfolder import device_name
 from engine.schema import TrainConfig
 from engine.signals import StopRequest
 from engine.step import autocast
@@ -55,6 +56,7 @@ def evaluate(
     train: TrainConfig,
     stop: StopRequest | None = None,
     at: Callable[[str], None] = lambda where: None,
+    precision: str = "fp32",
 ) -> Accuracy:
     """Count right answers over the whole set. The model's mode is the caller's again afterwards.
 
@@ -62,6 +64,7 @@ def evaluate(
         metric: decides which of the highest logits are right.
         stop: asked before each batch; all ranks stop at the same one.
         at: told before each batch where this rank is.
+        precision: of the forward pass.
 
     Raises:
         RunStopped: a signal came, on any rank.
@@ -80,7 +83,7 @@ def evaluate(
             at(f"evaluation, batch {number}, waiting for the other ranks")
             _decide(world, stop, fault)
             if batch is not None:
-                counts += _count(model, batch, metric, world, train)
+                counts += _count(model, batch, metric, world, train.channels_last, precision)
     finally:
         model.train(was_training)
         with contextlib.suppress(Exception):
@@ -105,11 +108,11 @@ def _decide(world: World, stop: StopRequest | None, fault: str | None) -> None:
         raise RunStopped("stopped by a signal in evaluation; nothing to save")
 
 
-def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, train: TrainConfig) -> Tensor:
+def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, channels_last: bool, precision: str) -> Tensor:
     images = batch.images.to(world.device, non_blocking=True)
-    if train.channels_last:
+    if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with autocast(train, world):
+    with autocast(precision, world):
         logits = model(images)
     return metric(logits.float(), batch.targets.to(world.device), batch.indices)
 
@@ -140,7 +143,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
             raise UserError(f"--checkpoint: {checkpoint}: its classifier does not fit: {report.replaced_head}")
         model = place(model, config, world)
         stop.defer()
-        accuracy = evaluate(model, loader, metric, world, config.train, stop, watchdog.at)
+        accuracy = evaluate(model, loader, metric, world, config.train, stop, watchdog.at, config.eval.precision)
     finally:
         watchdog.close()
         stop.act_at_once()
@@ -160,4 +163,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         checkpoint_sha256=file_hash(checkpoint),
         seconds=accuracy.seconds,
         ranks=world.size,
+        precision=config.eval.precision,
+        device=device_name(world.device),
+        batch_size=config.eval.batch_size,
     )

@@ -80,6 +80,15 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_p
     return schedule
 
 
+def effective_rates(train: TrainConfig) -> str:
+    """What the rates are after the scaling rule, in words for the start of a run."""
+    scale = rate_scale(train)
+    rule = "" if train.lr_batch is None else f" (batch {train.batch_size} / {train.lr_batch} times the values given)"
+    warm = f"from {train.warmup_lr * scale:g} over {train.warmup_epochs:g} epochs to " if train.warmup_epochs else ""
+    end = "" if train.schedule == "constant" else f", {train.schedule} to {train.min_lr * scale:g}"
+    return f"{warm}{train.lr * scale:g}{end}{rule}"
+
+
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
     """The largest rate of the groups, which is the rate without layer-wise decay."""
     return max(group["lr"] for group in optimizer.param_groups)

@@ -87,4 +87,5 @@ class OutputWriter:
             device=runfolder.device_name(self._world.device),
             checkpoint_sha256=last,
             best_sha256=best,
+            precision=config.train.precision,
         )

@@ -97,6 +97,8 @@ class RunResult(Record):
     device: str
     checkpoint_sha256: str | None
     best_sha256: str | None
+    precision: str | None = None
+    """Of training; not in records of before November 2026."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,10 @@ class EvalResult(Record):
     checkpoint_sha256: str
     seconds: float
     ranks: int
+    precision: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    """Images per rank; these three are not in records of before November 2026."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ FREE = {
         *("max_bad_steps", "device", "bn_batch"),
     },
     "data": {"root", "index", "workers", "prefetch", "timeout", "pin_memory", "max_corrupt"},
-    "eval": {"batch_size"},
+    "eval": {"batch_size", "precision"},
 }
 
 

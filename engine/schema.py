@@ -20,9 +20,9 @@ class Section(BaseModel):
 
 
 class TrainConfig(Section):
-    """How the weights are found. The defaults are the paper's ImageNet recipe (section 4.1 and appendix D).
+    """How the weights are found. The defaults are the paper's ImageNet recipe (section 3.2).
 
-    Rates and weight decay are the values used, not values per 512 images; ``lr_batch`` asks for the linear rule.
+    The rates are written as Swin and the authors write them, for 512 images, and multiplied by batch_size / lr_batch.
     """
 
     epochs: Positive = 300
@@ -33,9 +33,9 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     optimizer: str = Field(default="adamw", description="any name of timm.optim")
-    lr: Rate = 1e-3
+    lr: Rate = Field(default=5e-4, description="highest rate, for a batch of lr_batch images")
     lr_batch: Positive | None = Field(
-        default=None, description="scale lr, warmup_lr and min_lr by batch_size / lr_batch"
+        default=512, description="lr, warmup_lr and min_lr are multiplied by batch_size / lr_batch; null: as they stand"
     )
     weight_decay: Rate = 0.05
     betas: tuple[Fraction, Fraction] | None = Field(
@@ -51,8 +51,8 @@ class TrainConfig(Section):
 
     schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = "cosine"
     warmup_epochs: Rate = 20
-    warmup_lr: Rate = 5e-7
-    min_lr: Rate = 5e-6
+    warmup_lr: Rate = Field(default=5e-7, description="rate of the first step, for a batch of lr_batch images")
+    min_lr: Rate = Field(default=5e-6, description="rate at the end, for a batch of lr_batch images")
     warmup_prefix: bool = Field(default=False, description="begin the decay at the end of the warm-up, not under it")
     schedule_args: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's schedule")
 
@@ -73,6 +73,9 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     init_checkpoint: Path | None = Field(default=None, description="weights to start from; resized to this model")
+    keep_kernel_response: bool = Field(
+        default=False, description="kernels resized for init_checkpoint keep their sums; false: plain bicubic (Table 5)"
+    )
     save_every: Positive = Field(default=1000, description="steps between checkpoints; each epoch's end saves, too")
     keep: Positive = Field(default=2, description="checkpoints that stay")
     save_ema: bool = Field(
@@ -97,6 +100,7 @@ class EvalConfig(Section):
     labels: Literal["original", "real"] = Field(
         default="original", description="real: the reassessed labels of ImageNet"
     )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the forward pass")
     ema: bool = Field(default=True, description="evaluate the averaged weights where there is an average")
 
 

@@ -88,14 +88,14 @@ def batch_loss(state: TrainState, batch: Batch, mix: Mix, train: TrainConfig, wo
         images = images.contiguous(memory_format=torch.channels_last)
     targets = batch.targets.to(world.device, non_blocking=True)
     images, soft_targets = mix(images, targets, (train.seed, batch.epoch, batch.position))
-    with autocast(train, world):
+    with autocast(train.precision, world):
         logits = state.network(images)
     return SoftTargetCrossEntropy()(logits.float(), soft_targets)
 
 
-def autocast(train: TrainConfig, world: World) -> torch.autocast:
+def autocast(precision: str, world: World) -> torch.autocast:
     """The precision of the forward pass; does nothing for fp32."""
-    return torch.autocast(world.device.type, DTYPES[train.precision], enabled=train.precision != "fp32")
+    return torch.autocast(world.device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 def _gradients_travel(state: TrainState, last: bool) -> contextlib.AbstractContextManager[None]:

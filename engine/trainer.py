@@ -21,6 +21,7 @@ from engine.labels import build_metric
 from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_text_log
 from engine.meter import Meter, StepProfiler
 from engine.nonfinite import diagnose, write_dump
+from engine.optim import effective_rates
 from engine.outputs import OutputWriter
 from engine.records import EpochRecord, RunResult, StepRecord, read_run
 from engine.signals import StopRequest
@@ -85,6 +86,8 @@ class Trainer:
             *(config.model.name, self.loader.dataset_name, self.loader.num_images, self.steps_per_epoch),
             *(config.train.batch_size, self.world.size, progress.step, folder),
         )
+
+        LOG.info("rates: %s", effective_rates(config.train))
 
     def fit(self) -> RunResult:
         """Train to the end of the last epoch and return the result. Raises as :func:`engine.trainer.train`."""
@@ -243,8 +246,9 @@ class Trainer:
     def _evaluate(self) -> Accuracy:
         model = self.state.best_weights(self.config.eval.ema)
         try:
+            how = self.config.eval.precision
             return evaluate(
-                model, self.eval_loader, self.metric, self.world, self.config.train, self.stop, self.watchdog.at
+                model, self.eval_loader, self.metric, self.world, self.config.train, self.stop, self.watchdog.at, how
             )
         except RunStopped:
             self._stop()

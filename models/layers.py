@@ -1,6 +1,8 @@
 """Layers that mixers and blocks share, on NHWC maps: norms, convolutions, pooling, resizing of their weights."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -110,19 +112,36 @@ class GlobalAvgPool(nn.Module):
         return x.mean((1, 2))
 
 
-def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Interpolate (..., k, k) kernels to (..., size, size) so that each keeps its sum.
+_keep_response = False
 
-    The sum of a kernel is its response to a constant image. Bicubic interpolation keeps it only roughly; what is
-    missing is spread over all taps. The same size returns the kernel as it is.
+
+@contextmanager
+def keep_kernel_response() -> Iterator[None]:
+    """Let kernels that are resized inside the block keep their sums (:func:`resize_kernel`)."""
+    global _keep_response
+    before, _keep_response = _keep_response, True
+    try:
+        yield
+    finally:
+        _keep_response = before
+
+
+def resize_kernel(kernel: Tensor, size: int) -> Tensor:
+    """Interpolate (..., k, k) kernels to (..., size, size), bicubic, the values as interpolated (Table 5).
+
+    A larger kernel of such values has a larger sum, so a trained network must adapt. Inside
+    :func:`keep_kernel_response` each kernel keeps its sum, its response to a constant image: the values are scaled
+    down, and what bicubic interpolation misses is spread over all taps. The same size returns the kernel as it is.
     """
     old = kernel.shape[-1]
     if old == size:
         return kernel
     flat = kernel.reshape(1, -1, old, old).float()
-    resized = F.interpolate(flat, size=(size, size), mode="bicubic", align_corners=False) * (old / size) ** 2
-    missing = flat.double().sum((2, 3), keepdim=True) - resized.double().sum((2, 3), keepdim=True)
-    resized = resized + (missing / size**2).float()
+    resized = F.interpolate(flat, size=(size, size), mode="bicubic", align_corners=False)
+    if _keep_response:
+        resized = resized * (old / size) ** 2
+        missing = flat.double().sum((2, 3), keepdim=True) - resized.double().sum((2, 3), keepdim=True)
+        resized = resized + (missing / size**2).float()
     return resized.reshape(*kernel.shape[:-2], size, size).to(kernel.dtype)
 
 
@@ -153,7 +172,8 @@ def resize_window_weights(weights: Tensor, windows: tuple[int, int], window: int
         weights = grid[0].permute(1, 2, 0).reshape(windows[0] * windows[1], heads, old_n, old_n).to(weights.dtype)
     if old == window:
         return weights
-    rows = resize_kernel(weights.reshape(*weights.shape[:3], old, old), window).flatten(3)
+    with keep_kernel_response():  # the sum over a window is what the next layer sees
+        rows = resize_kernel(weights.reshape(*weights.shape[:3], old, old), window).flatten(3)
     outputs = rows.transpose(2, 3).reshape(1, -1, old, old)
     outputs = F.interpolate(outputs.float(), size=(window, window), mode="bicubic", align_corners=False)
     outputs = outputs.reshape(weights.shape[0], heads, window**2, window**2)

@@ -102,6 +102,7 @@ def of_run(folder: Path) -> Record:
         commit=result.commit,
         seed=result.seed,
         epochs=result.epochs,
+        precision=result.precision,
     )
 
 
@@ -128,6 +129,7 @@ def of_evaluation(path: Path, config: str) -> Record:
         commit=git_commit(),
         seed=None,
         epochs=None,
+        precision=result.precision,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import resize_window_weights
 from . import register_mixer
-from ._windows import WindowMixer, from_windows, padded_tokens, to_windows, window_shift
+from ._windows import WindowMixer, from_windows, padded_tokens, shift_mask, to_windows, window_shift
 from .base import BlockInfo, Properties, SharedPositions, Variant, channel_sharing
 
 
@@ -19,7 +19,8 @@ class StaticWindow(WindowMixer):
     """Window attention whose weights are learned: value and output projection stay, query and key are gone.
 
     Weights are (windows, heads, n, n), one set for each window of the map, or with ``share_windows`` (1, heads, n, n),
-    one set for all. Both are bound to the input size that they were built for: another size is a ValueError.
+    one set for all. Shifted windows are masked as Swin's: no weight joins opposite borders. Both forms are bound to the
+    input size that they were built for: another size is a UserError.
     """
 
     variants = {
@@ -57,7 +58,15 @@ class StaticWindow(WindowMixer):
         return super().frame(x)
 
     def window_weights(self, x: Tensor) -> Tensor:
-        return self.weight.expand(self.grid[0] * self.grid[1], -1, -1, -1)[None]
+        return self._masked((x.shape[1], x.shape[2])).expand(self.grid[0] * self.grid[1], -1, -1, -1)[None]
+
+    def _masked(self, size: tuple[int, int]) -> Tensor:
+        """The weights; in a shifted block without those that join opposite borders of the map, as Swin masks them."""
+        shift = window_shift(size, self.window_size, self.shift)
+        if not any(shift):
+            return self.weight
+        apart = shift_mask(size, self.window_size, shift, self.weight)  # (windows, n, n), -inf between borders
+        return self.weight.masked_fill(apart[:, None] < 0, 0.0)
 
     def values(self, x: Tensor) -> Tensor:
         return self.value(x)
@@ -72,7 +81,7 @@ class StaticWindow(WindowMixer):
         windows = to_windows(x, self.window_size, shift)
         batch, count, n, dim = windows.shape
         value = self.value(windows).view(batch, count, n, self.num_heads, -1).transpose(2, 3)
-        y = torch.matmul(self.weight, value)
+        y = torch.matmul(self._masked(size), value)
         y = self.proj(y.transpose(2, 3).reshape(batch, count, n, dim))
         return from_windows(y, self.window_size, size, shift)
 

@@ -1,4 +1,5 @@
-# Footnote 6 of the paper: ending the schedule at 1e-6 in place of 0 gives DW-Conv-B 48.9 mIoU.
+# Footnote 6 of the paper: ending the schedule at 1e-6 in place of 0 gives DW-Conv-B 48.9 mIoU. The decay starts after
+# the warm-up: chained under it, as in the base, the library's PolyLR would not end its warm-up at Swin's rate.
 _base_ = "./upernet_dw-conv-base_160k_ade20k-512x512.py"
 
 param_scheduler = [

@@ -1,11 +1,13 @@
 """The configs say what PAPER section 2 says, in at most 40 lines, through the libraries' own."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from models import list_models
@@ -73,18 +75,36 @@ def test_upernet_is_swins_set_up(model: str) -> None:
     assert config.optim_wrapper.optimizer == {"type": "AdamW", "lr": 6e-5, "betas": (0.9, 0.999), "weight_decay": 0.01}
     warm, poly = config.param_scheduler
     assert (warm.type, warm.end) == ("LinearLR", 1500)
-    assert (poly.type, poly.power, poly.eta_min, poly.begin, poly.end) == ("PolyLR", 1.0, 0.0, 1500, 160000)
+    assert (poly.type, poly.power, poly.eta_min, poly.begin, poly.end) == ("PolyLR", 1.0, 0.0, 0, 160000)
     assert config.train_dataloader.batch_size * 8 == 16 and config.train_cfg.max_iters == 160000
     crop = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
     assert tuple(crop.crop_size) == (512, 512)
+
+
+def test_the_rate_on_ade20k_is_swins_at_every_iteration() -> None:
+    """Swin's poly policy with linear warm-up, from its own formula: the decay runs under the warm-up, too."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=6e-5)
+    schedules = [
+        PARAM_SCHEDULERS.build({**entry, "optimizer": optimizer})
+        for entry in config_of("upernet", "swin_tiny").param_scheduler
+    ]
+    for step in range(3000):
+        decayed = 6e-5 * (1 - step / 160000)
+        warm = decayed * (1 - (1 - step / 1500) * (1 - 1e-6)) if step < 1500 else decayed
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(warm, rel=2e-3), step
+        optimizer.step()
+        for schedule in schedules:
+            schedule.step()
 
 
 def test_footnote_6_differs_in_its_last_learning_rate_alone() -> None:
     name = "upernet_dw-conv-base_160k_ade20k-512x512"
     plain = Config.fromfile(ROOT / f"segmentation/configs/{name}.py")
     variant = Config.fromfile(ROOT / f"segmentation/configs/{name}_min-lr-1e-6.py")
-    assert variant.param_scheduler[1].pop("eta_min") == 1e-6
+    assert variant.param_scheduler[1].pop("eta_min") == 1e-6 and variant.param_scheduler[1].pop("begin") == 1500
     plain.param_scheduler[1].pop("eta_min")
+    plain.param_scheduler[1].pop("begin")
     assert variant.to_dict() == plain.to_dict()
 
 
@@ -98,8 +118,7 @@ def test_multi_scale_testing_resizes_the_short_side() -> None:
 
 @pytest.mark.parametrize(
     "kind,family",
-    [(k, f) for k in ("cascade", "upernet") for f in ("swin", "dw_conv", "d_dw_conv", "i_dynamic")]
-    + [("mask", "dw_conv")],
+    [*itertools.product(("cascade", "upernet"), ("swin", "dw_conv", "d_dw_conv", "i_dynamic")), ("mask", "dw_conv")],
 )
 def test_weight_decay_rules_of_each_family(kind: str, family: str) -> None:
     """Free of decay: LN and output norms, and in Swin the position tables; the authors' BNs inside blocks decay."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from engine.optim import build_optimizer, build_schedule
+from engine.config import load_config
+from engine.optim import build_optimizer, build_schedule, effective_rates
 from engine.schema import TrainConfig
 from models import create_model
 from models.errors import UserError
@@ -29,8 +30,8 @@ def test_rate_of_each_step_is_swins(small):
     swin = CosineLRScheduler(
         other,
         t_initial=300 * STEPS,
-        lr_min=5e-6,
-        warmup_lr_init=5e-7,
+        lr_min=5e-6 * 1024 / 512,
+        warmup_lr_init=5e-7 * 1024 / 512,
         warmup_t=20 * STEPS,
         cycle_limit=1,
         t_in_epochs=False,
@@ -41,10 +42,40 @@ def test_rate_of_each_step_is_swins(small):
         rates = {group["lr"] for group in optimizer.param_groups}
         assert rates == {other.param_groups[0]["lr"]}
         if step < 20 * STEPS:
-            expected = 5e-7 + (1e-3 - 5e-7) * step / (20 * STEPS)
+            expected = 1e-6 + (1e-3 - 1e-6) * step / (20 * STEPS)
         else:
-            expected = 5e-6 + 0.5 * (1e-3 - 5e-6) * (1 + math.cos(math.pi * step / (300 * STEPS)))
+            expected = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / (300 * STEPS)))
         assert rates.pop() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch", [512, 1024, 2048])
+@pytest.mark.parametrize("name", ["dw_conv_tiny", "swin_base"])
+def test_all_three_rates_of_a_config_follow_the_batch(small, repo, name: str, batch: int) -> None:
+    """Swin's rule, per 512 images: 5e-4, from 5e-7 over 20 of 300 epochs, cosine towards 5e-6."""
+    config = load_config(repo / "configs" / "imagenet" / f"{name}.yaml", [f"train.batch_size={batch}"], world_size=1)
+    optimizer = build_optimizer(small, config.train)
+    schedule = build_schedule(optimizer, config.train, 10)
+    factor, rates = batch / 512, []
+    for step in (0, 200, 2999):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    top, end = 5e-4 * factor, 5e-6 * factor
+    peak = end + 0.5 * (top - end) * (1 + math.cos(math.pi * 200 / 3000))
+    last = end + 0.5 * (top - end) * (1 + math.cos(math.pi * 2999 / 3000))
+    assert rates == pytest.approx([5e-7 * factor, peak, last], rel=1e-9)
+    said = effective_rates(config.train)
+    assert all(f"{value:g}" in said for value in (5e-7 * factor, top, end))
+
+
+def test_table_5_is_trained_at_a_constant_rate(small, repo) -> None:
+    for path in sorted((repo / "configs" / "finetune384").glob("*_w*[0-9].yaml")):
+        train = load_config(path, world_size=1).train
+        optimizer = build_optimizer(small, train)
+        schedule = build_schedule(optimizer, train, 10)
+        for step in (0, 1, 150, 299):
+            schedule.step_update(step)
+            assert {group["lr"] for group in optimizer.param_groups} == {1e-5}, path.name
+        assert (train.epochs, train.weight_decay) == (30, 1e-8)
 
 
 def test_linear_scaling_rule(small):
@@ -97,6 +128,7 @@ def test_layer_decay_scales_each_layers_rate(small):
 @pytest.mark.parametrize("schedule", ["step", "poly", "tanh", "constant", "multistep", "wsd"])
 def test_timms_others_are_options(small, optimizer, schedule):
     train = TrainConfig(
+        lr_batch=None,
         optimizer=optimizer,
         schedule=schedule,
         epochs=10,

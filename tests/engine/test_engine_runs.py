@@ -68,7 +68,7 @@ def test_the_same_command_again_says_that_it_is_finished(small_runs, finished):
 def test_another_config_in_the_same_folder_is_refused(small_runs, finished):
     (ended,) = small_runs.start(finished, ["train.lr=0.5"]).wait()
     assert ended.status == 2
-    assert "holds a run with train.lr = 0.001, now it is 0.5" in ended.last_line
+    assert "holds a run with train.lr = 0.0005, now it is 0.5" in ended.last_line
 
 
 def test_the_log_of_a_resumed_run_has_each_step_once(small_runs):

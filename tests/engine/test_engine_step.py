@@ -16,7 +16,7 @@ from engine.step import batch_loss, train_step
 from models import create_model
 
 WORLD = World(0, 1, torch.device("cpu"))
-SETTINGS = {"epochs": 10, "warmup_epochs": 1, "batch_size": 8, "lr": 1e-2, "warmup_lr": 1e-3}
+SETTINGS = {"epochs": 10, "warmup_epochs": 1, "batch_size": 8, "lr": 1e-2, "warmup_lr": 1e-3, "lr_batch": None}
 
 
 def make_config(mixup=False, **train):

@@ -13,23 +13,39 @@ from torch import nn
 from models import create_model
 from models.checkpoint import load_pretrained, read_weights
 from models.errors import UserError
-from models.layers import resize_kernel, resize_position_table, resize_window_weights
+from models.layers import keep_kernel_response, resize_kernel, resize_position_table, resize_window_weights
 from models.ops import local_aggregate
 
 
 @given(st.integers(3, 13), st.integers(3, 13), st.integers(0, 2**31))
 def test_resized_kernel_keeps_the_response_to_a_constant_image(old: int, new: int, seed: int) -> None:
     kernel = torch.randn(5, old, old, generator=torch.Generator().manual_seed(seed))
-    resized = resize_kernel(kernel, new)
+    with keep_kernel_response():
+        resized = resize_kernel(kernel, new)
     assert resized.shape == (5, new, new)
     assert (resized.sum((1, 2)) - kernel.sum((1, 2))).abs().max() < 1e-5
     if old == new:
         assert torch.equal(resized, kernel)
 
 
+@pytest.mark.parametrize("family", ["dw_conv", "d_dw_conv", "i_dynamic"])
+def test_table_5_takes_the_interpolated_values_as_they_are(family: str) -> None:
+    """Torch's bicubic interpolation of each 7x7 kernel, and nothing else."""
+    small, large = (create_model(f"{family}_nano", window_size=size, num_classes=3) for size in (7, 12))
+    load_pretrained(large, small.state_dict())
+    name = "op.weight" if family == "dw_conv" else "op.generator.expand.weight"
+    old, new = (net.stages[0].blocks[0].mixer.get_parameter(name) for net in (small, large))
+    kernels = old.reshape(-1, 7, 7, old[0].numel() if family != "dw_conv" else 1)
+    if family == "dw_conv":
+        kernels = old[..., None]
+    by_torch = torch.nn.functional.interpolate(kernels.permute(0, 3, 1, 2), size=(12, 12), mode="bicubic")
+    assert torch.allclose(new.reshape(by_torch.shape[0], 12, 12, -1).permute(0, 3, 1, 2), by_torch, atol=1e-6)
+
+
 def test_kernel_resized_to_12_on_a_constant_image() -> None:
     kernel, image = torch.randn(4, 7, 7), torch.ones(1, 30, 30, 4)
-    inner = [local_aggregate(image, resize_kernel(kernel, size))[0, 15, 15] for size in (7, 12)]
+    with keep_kernel_response():
+        inner = [local_aggregate(image, resize_kernel(kernel, size))[0, 15, 15] for size in (7, 12)]
     assert (inner[0] - inner[1]).abs().max() < 1e-5
 
 

@@ -86,6 +86,7 @@ def footnotes(table: Table, entries: list[TableEntry]) -> list[str]:
             found.append(f"* {row.label} ({row.key}), {labels[key]}: {text}.")
     for entry in entries:
         found += [f"! {entry.row.key}: {text}" for text in entry.wrong]
+        found += other_precision(entry)
     quoted = [entry.row.label for entry in entries if entry.cost is not None and entry.cost.counter == "torch"]
     if quoted and any(column.quantity in COSTS for column in table.columns):
         names = ", ".join(dict.fromkeys(quoted))
@@ -93,6 +94,15 @@ def footnotes(table: Table, entries: list[TableEntry]) -> list[str]:
     if any(row.flops_unit == "Gi" for row in table.rows):
         found.append("Gi: the paper prints these rows as G in units of 2^30.")
     return found + list(table.notes)
+
+
+def other_precision(entry: TableEntry) -> list[str]:
+    """A note for each training in another precision than the row's config has, which is its authors'."""
+    if entry.config is None or entry.task != "classification":
+        return []
+    wanted = row_config(entry.config).train.precision
+    trained = {record.precision for record in entry.records if record.kind == "trained" and record.precision}
+    return [f"{entry.row.key}: trained in {found}, its config says {wanted}." for found in sorted(trained - {wanted})]
 
 
 def as_text(table: Table, entries: list[TableEntry]) -> str:

@@ -31,6 +31,7 @@ class Record(Strict):
     commit: str
     seed: int | None
     epochs: int | None
+    precision: str | None = None
 
 
 def load_records(folder: Path = TABLES) -> list[Record]:
