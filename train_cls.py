@@ -12,10 +12,15 @@ from engine import cli, signals
 def main() -> None:
     signals.watch()  # before torch is imported, so that a signal during start-up ends the run in order
     arguments = cli.parse("Train a classifier; the same command goes on with a run that was stopped.")
-    from engine.config import load_config
+    from engine.config import as_yaml, load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(as_yaml(config), end="")  # noqa: T201
+        return
     from engine.trainer import train
 
-    train(load_config(arguments.config, arguments.overrides))
+    train(config)
 
 
 if __name__ == "__main__":

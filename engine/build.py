@@ -67,9 +67,9 @@ def load_initial(model: nn.Module, config: Config) -> list[str]:
     path = config.train.init_checkpoint
     if path is None:
         return []
-    with user_input("train.init_checkpoint"):
-        with keep_kernel_response() if config.train.keep_kernel_response else nullcontext():
-            report = load_pretrained(model, convert_state(read_weights(path)))
+    kept = keep_kernel_response() if config.train.keep_kernel_response else nullcontext()
+    with user_input("train.init_checkpoint"), kept:
+        report = load_pretrained(model, convert_state(read_weights(path)))
     return [f"weights start from {path}", *report.lines()]
 
 

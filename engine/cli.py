@@ -18,6 +18,7 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     if checkpoint:
         parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
     else:
+        parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and stop")
         parser.add_argument("--compile", action="store_true", help="the same as train.compile=true")
         parser.add_argument("--profile", action="store_true", help="the same as train.profile=true")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")

@@ -134,6 +134,11 @@ def to_dict(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+def as_yaml(config: Config) -> str:
+    """The resolved config as text that :func:`load_config` reads to the same config."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
 def check_batch(config: Config, world_size: int) -> int:
     """Images of one micro-batch on one rank.
 

@@ -54,13 +54,17 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_p
     Raises:
         UserError: the schedule does not take an argument, or the warm-up is longer than the run.
     """
-    if train.warmup_epochs >= train.epochs:
+    if train.warmup_epochs + train.cooldown_epochs >= train.epochs:
         raise UserError(
-            f"train.warmup_epochs: {train.warmup_epochs:g} is not shorter than train.epochs {train.epochs}; "
-            f"the nearest valid is {train.epochs - 1}"
+            f"train.warmup_epochs: {train.warmup_epochs:g} is not shorter than train.epochs {train.epochs}"
+            + (f" without cooldown_epochs {train.cooldown_epochs:g}" if train.cooldown_epochs else "")
+            + f"; the nearest valid is {train.epochs - 1 - train.cooldown_epochs:g}"
         )
     prefix = train.warmup_epochs if train.warmup_prefix else 0
-    lengths: dict[str, Any] = {"num_epochs": train.epochs - prefix, "warmup_epochs": train.warmup_epochs}
+    lengths: dict[str, Any] = {
+        "num_epochs": train.epochs - prefix - train.cooldown_epochs,
+        "warmup_epochs": train.warmup_epochs,
+    }
     scale = rate_scale(train)
     try:
         schedule, _ = create_scheduler_v2(

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 
-from engine.config import Config, to_dict
+from engine.config import Config, as_yaml, to_dict
 from engine.distributed import World, host_name
 from engine.files import write_atomic
 from models.errors import UserError
@@ -97,7 +97,7 @@ def check_same_run(folder: Path, config: Config) -> None:
 
 def record_start(folder: Path, config: Config, world: World, step: int) -> None:
     """Write ``config.yaml`` (resolved) and ``meta.json`` (what ran, with what, on what, and when it started)."""
-    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    text = as_yaml(config)
     write_atomic(folder / "config.yaml", text.encode())
     path = folder / "meta.json"
     start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "ranks": world.size}

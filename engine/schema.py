@@ -50,7 +50,8 @@ class TrainConfig(Section):
     clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient; null: no limit")
 
     schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = "cosine"
-    warmup_epochs: Rate = 20
+    warmup_epochs: Rate = Field(default=20, description="epochs of linear warm-up from warmup_lr")
+    cooldown_epochs: Rate = Field(default=0, description="of the epochs, how many at the end stay at min_lr")
     warmup_lr: Rate = Field(default=5e-7, description="rate of the first step, for a batch of lr_batch images")
     min_lr: Rate = Field(default=5e-6, description="rate at the end, for a batch of lr_batch images")
     warmup_prefix: bool = Field(default=False, description="begin the decay at the end of the warm-up, not under it")

@@ -1,5 +1,7 @@
 """The config: values, merging, and the one line that each fault gets."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,17 @@ def test_batch_must_divide_by_ranks_and_accumulation(path):
     with pytest.raises(UserError, match=r"train.batch_size: 1024 .*3 ranks x 2 .*nearest valid is 1020 or 1026"):
         load_config(path, ["train.accumulation=2"], world_size=3)
     assert check_batch(load_config(path, ["train.accumulation=2"]), 4) == 128
+
+
+KINDS = ["imagenet/i_dynamic_base", "finetune384/dw_conv_tiny_w12", "ablations/table13/volo_d1", "quickstart/swin_nano"]
+
+
+@pytest.mark.parametrize("path", KINDS)
+def test_the_resolved_config_is_printed_and_reads_to_itself(path: str, repo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "train_cls.py", "--config", f"configs/{path}.yaml", "train.seed=7", "--print-config"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(done.stdout, encoding="utf-8")
+    config = load_config(repo / "configs" / f"{path}.yaml", ["train.seed=7"], world_size=1)
+    assert load_config(printed, world_size=1) == config and config.train.seed == 7

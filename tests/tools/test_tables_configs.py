@@ -87,8 +87,22 @@ def test_runs_of_different_rows_go_to_different_folders() -> None:
 
 def test_an_ablation_changes_the_model_and_nothing_else() -> None:
     for path in OWN:
+        if path.parent.name == "table13":
+            continue  # by the recipes of their own authors, below
         config, base = row_config(str(path.relative_to(ROOT))), row_config("configs/imagenet/swin_tiny.yaml")
         assert (config.train, config.data, config.eval) == (base.train, base.data, base.eval), path
+
+
+def test_table_13_is_trained_by_the_recipes_of_its_own_authors() -> None:
+    """Twins' and VOLO's releases: rates, warm-up, 300 epochs and 10 at the end rate; a baseline as its variants."""
+    for family, lr, warm, clip, depth in (("svt_small", 1e-3, 5, 5.0, 0.2), ("volo_d1", 1.6e-3, 20, None, 0.1)):
+        for path in (ROOT / "configs" / "ablations" / "table13").glob(f"{family}*.yaml"):
+            config = row_config(str(path.relative_to(ROOT)))
+            train = config.train
+            assert (train.lr, train.warmup_lr, train.min_lr, train.lr_batch) == (lr, 1e-6, 1e-5, None), path
+            assert (train.warmup_epochs, train.epochs, train.cooldown_epochs) == (warm, 310, 10), path
+            assert (train.clip_grad, config.model.drop_path_rate) == (clip, depth), path
+            assert config.data.mixup.enabled == (family == "svt_small"), path
 
 
 def test_static_swin_has_weights_for_each_window() -> None:

@@ -30,6 +30,7 @@ def measured_properties(operator: str) -> dict[str, str]:
 
 
 NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
+COST_MISPRINTED = "cost known, printed otherwise"
 MEASURED, PROPERTY_WRONG = "measured", "property differs"
 COMMANDS: dict[Task, str] = {
     "classification": "python train_cls.py --config {config}",
@@ -63,7 +64,10 @@ class TableEntry:
             return COST_WRONG
         if self.records:
             return self.records[0].kind
-        return COST_VERIFIED if self.cost is not None and self.cost.checked else NOT_RUN
+        if self.cost is None or not self.cost.checked:
+            return NOT_RUN
+        quantities = {column.key: column.quantity for column in self.table.columns}
+        return COST_MISPRINTED if any(quantities[key] in COSTS for key in self.row.misprints) else COST_VERIFIED
 
     @property
     def wrong(self) -> tuple[str, ...]:
