@@ -17,7 +17,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--table1", action="store_true", help="the rows of Table 1, and I-Dynamic")

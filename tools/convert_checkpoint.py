@@ -14,7 +14,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("input", metavar="IN", type=Path)
     parser.add_argument("output", metavar="OUT.safetensors", type=Path)

@@ -24,7 +24,6 @@ from engine.errors import TrainingFailed
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--where", action="store_true", help="print the folder of the compiled wheel and stop")
     return parser

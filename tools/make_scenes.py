@@ -14,7 +14,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, nargs="?", default=Path("datasets/scenes"))
     parser.add_argument("--train", type=int, default=1280, help="number of training scenes")

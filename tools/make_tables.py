@@ -17,7 +17,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", metavar="N", help="one table, such as 5 or figure3 (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

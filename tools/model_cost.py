@@ -17,7 +17,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", metavar="NAME_OR_CONFIG")
     parser.add_argument("--img-size", type=int, help="input size in pixels (default: the model's own)")

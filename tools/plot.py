@@ -17,7 +17,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="curves|tradeoff")
     curves = kinds.add_parser("curves", help="runs in one figure")

@@ -20,7 +20,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))

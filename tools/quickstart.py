@@ -18,7 +18,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to all four configs")
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")

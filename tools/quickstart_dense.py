@@ -28,7 +28,6 @@ CONFIGS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=sorted(CONFIGS))
     parser.add_argument("--out", type=Path, help="run folder (default: runs/quickstart-TASK)")

@@ -16,7 +16,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", type=Path, help="folder of a finished training")
     parser.add_argument("--evaluation", type=Path, metavar="FILE", help="the JSON line of eval_cls.py")

@@ -17,7 +17,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("grid", type=Path, help="YAML file of runs, seeds and groups")
     parser.add_argument("--output", type=Path, help="folder of the runs (default: runs/NAME)")

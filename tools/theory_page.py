@@ -18,7 +18,6 @@ from engine import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/theory"), help="folder of the page and its figures")
     parser.add_argument("--run", type=Path, nargs="+", default=[], metavar="FOLDER", help="run folders to show")
