@@ -112,16 +112,14 @@ def write_dense() -> None:
 @cli.command("model_cost")
 def main() -> None:
     args = parser().parse_args()
+    if bool(args.targets) == args.write_dense:
+        raise UserError("give NAME_OR_CONFIG ..., or --write-dense")
     if args.write_dense:
         write_dense()
-        return
-    if not args.targets:
-        raise UserError("give NAME_OR_CONFIG ..., or --write-dense")
-    rows = [measure(target, args.img_size, args.counter) for target in args.targets]
-    if args.json:
-        print(json.dumps(rows, indent=1))
+    elif args.json:
+        print(json.dumps([measure(target, args.img_size, args.counter) for target in args.targets], indent=1))
     else:
-        print_table(rows, args.counter)
+        print_table([measure(target, args.img_size, args.counter) for target in args.targets], args.counter)
 
 
 if __name__ == "__main__":
