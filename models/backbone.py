@@ -5,7 +5,9 @@ size 4). A block is ``x + mixer(x)`` and ``x + mlp(norm(x))``; Swin also normali
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError
-from .layers import DepthwiseConv, GlobalAvgPool, apply_nchw, build_norm, normalize
+from .layers import DepthwiseConv, GlobalAvgPool, apply_nchw, build_norm, normalize, still_statistics
 from .mixers import build_mixer, mixer_class
 from .mixers.base import BlockInfo
 from .timm_protocol import TimmProtocol
@@ -124,10 +126,16 @@ class Stage(nn.Module):
         x = self.downsample(x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                # The forward pass of the backward pass must not count the batch a second time.
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
             else:
                 x = block(x)
         return x
+
+
+def _recompute(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a block's forward pass and of its repetition."""
+    return nullcontext(), nullcontext() if torch.compiler.is_compiling() else still_statistics(block)
 
 
 class LocalNet(TimmProtocol):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UserError
 from .ops import local_aggregate
@@ -110,6 +111,20 @@ class GlobalAvgPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((1, 2))
+
+
+@contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """Let the batch norms of a module normalise by the batch without counting it in their running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 _keep_response = False

@@ -1,5 +1,6 @@
 """Whatever one may ask of a timm model can be asked of the zoo, for any input."""
 
+import copy
 import itertools
 
 import pytest
@@ -152,3 +153,24 @@ def test_window_padding_changes_nothing_at_multiples() -> None:
     assert torch.allclose(model(even), plain_even, atol=1e-5) and not torch.allclose(
         model(small), plain_small, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("norm", [None, "bn", "ccbn"])
+def test_gradient_checkpointing_changes_no_bit(mixer_family: str, norm: str | None) -> None:
+    """Outputs, gradients and buffers: the repeated forward pass must not count a batch twice in running statistics."""
+    plain = create_model(f"{mixer_family}_nano", num_classes=5, norm=norm).train()
+    thrifty = copy.deepcopy(plain)
+    thrifty.set_grad_checkpointing()
+    image = torch.randn(4, 3, 64, 64)
+    outputs = []
+    for model in (plain, thrifty):
+        for _ in range(2):
+            model.zero_grad()
+            out = model(image)
+            out.square().mean().backward()
+        outputs.append(out)
+    assert torch.equal(*outputs)
+    for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+    for (name, a), (_, b) in zip(plain.named_buffers(), thrifty.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
