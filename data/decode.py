@@ -4,9 +4,11 @@ import io
 import re
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from data.errors import CorruptImageError
 
@@ -67,9 +69,38 @@ def open_image(data: bytes, name: str, max_pixels: int) -> Encoded:
 def decode(image: Encoded, channels: int) -> Image.Image:
     """Decode to RGB (3 channels) or grey (1). Raises CorruptImageError for broken or truncated data."""
     try:
-        return image.open().convert("RGB" if channels == 3 else "L")
+        return eight_bits(image.open(), image.name).convert("RGB" if channels == 3 else "L")
+    except CorruptImageError:
+        raise  # says what is wrong already
     except BROKEN as error:
         raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
+
+
+def eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16 bits of grey to 8, which PIL's own conversion would cut off at 255.
+
+    Raises CorruptImageError for floats and 32-bit integers: nothing says which values are black and white.
+    """
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("F", "I"):
+        kind = "floats" if image.mode == "F" else "32-bit integers"
+        raise CorruptImageError(f"{name}: its pixels are {kind}, whose scale is unknown; save it with 8 or 16 bits")
+    return image
+
+
+def read_upright(path: Path) -> Image.Image:
+    """An image file as RGB, turned as its EXIF says: for pictures that are looked at one by one.
+
+    Raises CorruptImageError naming the file.
+    """
+    try:
+        return eight_bits(ImageOps.exif_transpose(Image.open(path)), str(path)).convert("RGB")
+    except CorruptImageError:
+        raise
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise CorruptImageError(f"{path}: not a readable image ({describe(error)})") from error
 
 
 def jpeg_frame(data: bytes) -> Frame | None:

@@ -32,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from data.decode import read_upright
 from models.errors import UserError
 from tools.pictures.draw import Prediction, draw, enlarge, sheet
 
@@ -55,14 +56,6 @@ def list_images(paths: list[Path]) -> list[Path]:
         else:
             raise UserError(f"{path}: no such image or folder")
     return files
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image as RGB."""
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({type(error).__name__})") from error
 
 
 def load(config: str, checkpoint: str, threshold: float) -> Model:
@@ -87,16 +80,22 @@ def title(config: str, number: int, configs: list[str]) -> str:
     return f"{stem}-{number}" if [Path(other).stem for other in configs].count(stem) > 1 else stem
 
 
-def predict(args: argparse.Namespace) -> None:
-    """Write all pictures, the sheet and the JSON file."""
+def predict(args: argparse.Namespace) -> int:
+    """Write all pictures, the sheet and the JSON file; the exit status, 1 where an image could not be read."""
     files = list_images(args.images)
     configs = [config for config, _ in args.model]
     titles = [title(config, number, configs) for number, config in enumerate(configs, start=1)]
     models = [load(config, checkpoint, args.threshold) for config, checkpoint in args.model]
     args.out.mkdir(parents=True, exist_ok=True)
-    records, rows = [], []
+    records, names, broken = [], [], 0
+    rows: list[list[Image.Image]] = []
     for number, file in enumerate(files):
-        image = open_image(file)
+        try:
+            image = read_upright(file)
+        except UserError as error:
+            print(f"predict: {error}", file=sys.stderr)
+            broken += 1
+            continue
         row = [enlarge(image)[0]]
         for name, model in zip(titles, models, strict=True):
             prediction = model(image)
@@ -104,19 +103,20 @@ def predict(args: argparse.Namespace) -> None:
             picture.save(args.out / f"{number:04d}_{file.stem}_{name}.png")
             records.append({"image": str(file), "model": name, **prediction.summary()})
             row.append(picture)
-        if number < args.rows:
+        if len(rows) < args.rows:
             rows.append(row)
+            names.append(file.name)
     (args.out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
     print(f"{args.out}: {len(records)} pictures, predictions.json")
-    if len(files) * len(models) > 1:
-        names = [file.name for file in files[: args.rows]]
+    if len(files) * len(models) > 1 and rows:
         sheet(rows, ["image", *titles], names).save(args.out / "sheet.png")
         print(f"{args.out / 'sheet.png'}: {len(rows)} images, {len(models)} models side by side")
+    return 1 if broken else 0
 
 
 @cli.command("predict", (OSError,))
-def main(argv: list[str] | None = None) -> None:
-    predict(parser().parse_args(argv))
+def main(argv: list[str] | None = None) -> int:
+    return predict(parser().parse_args(argv))
 
 
 if __name__ == "__main__":

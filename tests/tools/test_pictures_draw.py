@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from data.decode import read_upright
 from data.readers.mnist import MnistReader
 from models import create_model
 from tools import predict
@@ -139,7 +140,26 @@ def test_predict_names_what_is_wrong(classifier, change, word: str, tmp_path: Pa
 
 
 def test_predict_names_an_unreadable_image(classifier: tuple[str, str], tmp_path: Path, capsys) -> None:
-    broken = tmp_path / "broken.png"
+    """It is named, the others still come, and the status says that something is missing."""
+    broken, good = tmp_path / "broken.png", tmp_path / "good.png"
     broken.write_bytes(b"no image")
-    assert predict.main([str(broken), "--model", *classifier, "--out", str(tmp_path / "o")]) == 2
+    Image.new("RGB", (40, 30), "red").save(good)
+    assert predict.main([str(broken), str(good), "--model", *classifier, "--out", str(tmp_path / "o")]) == 1
     assert "broken.png" in capsys.readouterr().err
+    assert [Path(entry["image"]).name for entry in json.loads((tmp_path / "o/predictions.json").read_text())] == [
+        "good.png"
+    ]
+
+
+def test_predict_turns_a_picture_as_its_exif_says(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (40, 20), "black")
+    lying.paste("white", (0, 0, 10, 20))  # a white edge at the left, which orientation 6 turns to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "turned.png", exif=exif)
+    upright = read_upright(tmp_path / "turned.png")
+    assert (
+        upright.size == (20, 40)
+        and upright.getpixel((10, 2)) == (255, 255, 255)
+        and upright.getpixel((10, 30)) == (0, 0, 0)
+    )
