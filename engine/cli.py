@@ -5,10 +5,28 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, RankFailed, RunStopped, TrainingFailed
+
+
+def explaining(module: str, schema: str) -> type[argparse.Action]:
+    """An option that prints what the keys of a schema mean, all or a section's, and ends the program as --help does."""
+
+    class Explain(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, _: object, section: Any, option: str | None = None) -> None:
+            parser.exit(run(lambda: explain(module, schema, section or None), parser.prog))
+
+    return Explain
+
+
+def explain(module: str, schema: str, section: str | None) -> None:
+    """Print the keys of a schema, which is imported now: a plain help text does without torch."""
+    from engine.explain import text_of
+
+    print(text_of(getattr(import_module(module), schema), section))  # noqa: T201
 
 
 def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
@@ -19,6 +37,13 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
         parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
     else:
         parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and stop")
+        parser.add_argument(
+            "--help-config",
+            nargs="?",
+            metavar="SECTION",
+            action=explaining("engine.schema", "Config"),
+            help="what the keys of a config mean",
+        )
         parser.add_argument("--compile", action="store_true", help="the same as train.compile=true")
         parser.add_argument("--profile", action="store_true", help="the same as train.profile=true")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a value of the config")

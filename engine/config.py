@@ -24,28 +24,32 @@ class CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are all different.
+        """A mapping whose keys are texts, all different.
 
         Raises:
-            yaml.constructor.ConstructorError: a key stands twice.
+            yaml.constructor.ConstructorError: a key stands twice, or is a number or another value.
         """
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is no text; write it in quotes", key_node.start_mark
+                )
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands twice", key_node.start_mark
                 )
-            seen.add(key if isinstance(key, str) else None)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-def _resolve(tag: str, pattern: str, first: str) -> None:
+def _resolve(tag: str, pattern: str, first: Sequence[str]) -> None:
     CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first))
 
 
 _resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
-_resolve("null", "~|null|Null|NULL|", "~nN\0")
+_resolve("null", "~|null|Null|NULL|", ["~", "n", "N", ""])
 _resolve("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789")
 _resolve(
     "float",
@@ -65,7 +69,11 @@ def parse_value(text: str, source: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=CoreLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            raise UserError(f"{source}: not valid YAML: nested too deeply") from None
+        if isinstance(error, ValueError):  # !!float x, an integer of thousands of digits
+            raise UserError(f"{source}: not valid YAML: {str(error)[:80]}") from None
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "cannot be read"
@@ -205,7 +213,10 @@ def _explain(error: ValidationError, layers: list[Layer]) -> str:
         return f"{layers[-1][0] if not path else source}: {'.'.join(loc)}: missing, and it has no default"
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     message = " ".join(message.split())
-    return f"{source}: {key}: {message[:1].lower() + message[1:]}, not {_short(fault['input'])}"
+    where = f"{source}: {key}: " if key else f"{source}: "
+    # A rule that joins several keys is checked on the section, whose values would fill the line.
+    given = "" if isinstance(fault["input"], dict) else f", not {_short(fault['input'])}"
+    return f"{where}{message[:1].lower() + message[1:]}{given}"
 
 
 def _short(value: Any) -> str:
@@ -236,7 +247,7 @@ def _present_part(loc: tuple[str, ...], layers: list[Layer]) -> tuple[str, ...]:
 def _nearest_key(path: tuple[str, ...]) -> str:
     model: type[BaseModel] | None = Config
     for part in path[:-1]:
-        model = _child(model, part)
+        model = child(model, part)
     own = list(model.model_fields) if model is not None else []
     prefix = "".join(f"{part}." for part in path[:-1])
     for key in _all_keys(Config):  # right key, wrong section
@@ -245,7 +256,7 @@ def _nearest_key(path: tuple[str, ...]) -> str:
     return hint(path[-1], own, prefix)
 
 
-def _child(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
+def child(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
     """The model class of a field, looked for inside unions and options."""
     if model is None or name not in model.model_fields:
         return None
@@ -262,7 +273,7 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name in model.model_fields:
         keys.append(prefix + name)
-        child = _child(model, name)
-        if child is not None:
-            keys.extend(_all_keys(child, f"{prefix}{name}."))
+        inner = child(model, name)
+        if inner is not None:
+            keys.extend(_all_keys(inner, f"{prefix}{name}."))
     return keys

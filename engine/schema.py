@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data.config import DataConfig
 from models.config import ModelConfig
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 
@@ -16,7 +16,7 @@ Rate = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A part of the config: unknown keys are refused and values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainConfig(Section):
@@ -25,19 +25,19 @@ class TrainConfig(Section):
     The rates are written as Swin and the authors write them, for 512 images, and multiplied by batch_size / lr_batch.
     """
 
-    epochs: Positive = 300
+    epochs: Positive = Field(default=300, description="passes over the training images")
     batch_size: Positive = Field(
         default=1024, description="images per optimiser step, over all ranks and accumulated parts"
     )
     accumulation: Positive = Field(default=1, description="parts into which each rank splits its share of a batch")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order, augmentation and stochastic depth")
 
     optimizer: str = Field(default="adamw", description="any name of timm.optim")
     lr: Rate = Field(default=5e-4, description="highest rate, for a batch of lr_batch images")
     lr_batch: Positive | None = Field(
         default=512, description="lr, warmup_lr and min_lr are multiplied by batch_size / lr_batch; null: as they stand"
     )
-    weight_decay: Rate = 0.05
+    weight_decay: Rate = Field(default=0.05, description="of weights with two dimensions or more")
     betas: tuple[Fraction, Fraction] | None = Field(
         default=None, description="null: the optimiser's own, 0.9 and 0.999"
     )
@@ -49,7 +49,9 @@ class TrainConfig(Section):
     )
     clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient; null: no limit")
 
-    schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = "cosine"
+    schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = Field(
+        default="cosine", description="how the rate falls after the warm-up, by timm's name"
+    )
     warmup_epochs: Rate = Field(default=20, description="epochs of linear warm-up from warmup_lr")
     cooldown_epochs: Rate = Field(default=0, description="of the epochs, how many at the end stay at min_lr")
     warmup_lr: Rate = Field(default=5e-7, description="rate of the first step, for a batch of lr_batch images")
@@ -62,16 +64,18 @@ class TrainConfig(Section):
         default=False, description="begin with a faster average: min(decay, 1 - (1 + step)^(-2/3))"
     )
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of forward and backward pass, by autocast; the weights stay in fp32"
+    )
     sync_bn: bool = Field(default=False, description="batch statistics over all ranks")
-    channels_last: bool = False
-    compile: bool = False
+    channels_last: bool = Field(default=False, description="images and convolutions in NHWC memory")
+    compile: bool = Field(default=False, description="train the model compiled by torch.compile")
     bn_batch: Positive | None = Field(
         default=128, description="images behind a batch statistic in the recipe; null: any"
     )
     deterministic: bool = Field(default=False, description="GPU kernels that give the same bits in each run; slower")
-    threads: Positive | None = Field(default=None, description="CPU threads of a rank; null: torch's choice")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of a rank; null: torch's choice")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
 
     init_checkpoint: Path | None = Field(default=None, description="weights to start from; resized to this model")
     keep_kernel_response: bool = Field(
@@ -84,7 +88,7 @@ class TrainConfig(Section):
     )
 
     log_every: Positive = Field(default=50, description="steps between lines of the log")
-    tensorboard: bool = True
+    tensorboard: bool = Field(default=True, description="write scalars for TensorBoard into the run folder")
     wandb: str | None = Field(default=None, description="project in Weights & Biases")
     profile: bool = Field(default=False, description="write a trace of a few steps to the run folder")
     timeout: float = Field(
@@ -112,4 +116,4 @@ class Config(Section):
     data: DataConfig
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
-    output: Path
+    output: Path = Field(description="folder of the run; without it runs/ and the name of the config file")

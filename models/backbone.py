@@ -138,18 +138,48 @@ def _recompute(block: nn.Module) -> tuple[AbstractContextManager[None], Abstract
     return nullcontext(), nullcontext() if torch.compiler.is_compiling() else still_statistics(block)
 
 
+# Smallest and largest value of each number; the upper ends are far from any use and keep a slip from filling memory.
+LIMITS: dict[str, tuple[float, float]] = {
+    "img_size": (1, 2**16),
+    "patch_size": (1, 1024),
+    "in_chans": (1, 2**16),
+    "num_classes": (0, 10**7),
+    "embed_dim": (1, 2**16),
+    "depths": (1, 1000),
+    "num_heads": (1, 2**16),
+    "window_size": (1, 1024),
+    "mlp_ratio": (0.01, 100),
+    "drop_rate": (0, 1),
+    "drop_path_rate": (0, 1),
+}
+
+
+def check_limits(arguments: dict[str, Any]) -> None:
+    """Raises UserError for an argument outside :data:`LIMITS`, NaN too, naming it and the limits."""
+    for key, (low, high) in LIMITS.items():
+        value = arguments[key]
+        if not all(low <= number <= high for number in (value if isinstance(value, Sequence) else [value])):
+            raise UserError(f"{key}: must lie between {low:,} and {high:,}, not {value!s:.40}")
+
+
 class LocalNet(TimmProtocol):
     """Four stages around one token mixer; logits from images (B, in_chans, H, W) of any size from 32 pixels.
 
     Args:
-        mixer: name of the token mixer (:func:`models.mixers.list_mixers`).
+        mixer: name of the token mixer, one of list_mixers().
         mixer_args: options of that mixer's constructor.
-        img_size: nominal input size in pixels; only mixers bound to a size depend on it.
+        img_size: nominal input size in pixels, a side or (height, width); only mixers bound to a size depend on it.
+        patch_size: side of the patches in pixels, which is the stride of the first stage.
+        in_chans: channels of the images.
         num_classes: width of the classifier; 0 leaves pooled features.
+        embed_dim: channels of the first stage; each further stage has twice as many.
+        depths: blocks per stage.
         num_heads: per stage, attention heads or channel groups that share kernels as Swin's heads do.
-        window_size: side of the attention window and of the kernels.
+        window_size: side of the attention window and of the kernels, in positions of the map.
+        mlp_ratio: width of the MLP's hidden layer, in channels of the stage.
         norm: "ln", "bn" or "ccbn" for all norms of the blocks (Table 9); None is the mixer's own (Swin LN, else BN).
-        se, extra_dw: the additions of Tables 6 and 12.
+        se: squeeze-and-excitation at the end of each mixer (Table 6).
+        extra_dw: a further depth-wise convolution between mixer and MLP (Table 12).
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
 
@@ -181,6 +211,7 @@ class LocalNet(TimmProtocol):
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
+        check_limits(given)
         if len(num_heads) != len(depths):
             raise UserError(f"num_heads: needs one number for each of the {len(depths)} stages, got {num_heads}")
         self.init_args = given

@@ -1,6 +1,7 @@
 """The ``model`` section of a config: a typed schema with one field for each constructor argument of the backbone."""
 
-from inspect import signature
+import re
+from inspect import cleandoc, signature
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -12,14 +13,26 @@ from .errors import UserError, hint
 from .mixers import mixer_class, mixer_options
 
 
+def _argument_sentences() -> dict[str, str]:
+    """What the docstring of the backbone says of each argument: lines ``name, name: text`` under ``Args:``."""
+    text = cleandoc(LocalNet.__doc__ or "").split("Args:\n")[1].split("\n\n")[0]
+    entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n        .+)*)", text, re.MULTILINE)
+    return {name: " ".join(what.split()).rstrip(".") for names, what in entries for name in names.split(", ")}
+
+
+ARGUMENTS = _argument_sentences()
+
+
 class _ModelConfigBase(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str = Field(description="a model of the zoo, or timm:NAME")
-    num_classes: int = Field(default=1000, ge=0)
-    in_chans: int = Field(default=3, ge=1)
-    img_size: int | tuple[int, int] = 224
-    grad_checkpointing: bool = False
+    num_classes: int = Field(default=1000, ge=0, description=ARGUMENTS["num_classes"])
+    in_chans: int = Field(default=3, ge=1, description=ARGUMENTS["in_chans"])
+    img_size: int | tuple[int, int] = Field(default=224, description=ARGUMENTS["img_size"])
+    grad_checkpointing: bool = Field(
+        default=False, description="compute blocks again in the backward pass: less memory"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -47,7 +60,11 @@ def _fields() -> dict[str, Any]:
     """The constructor's other arguments; None, their default here, means "as the named model has it"."""
     hints = get_type_hints(LocalNet.__init__)
     names = [name for name in signature(LocalNet.__init__).parameters if name != "self"]
-    return {name: (hints[name] | None, None) for name in names if name not in _ModelConfigBase.model_fields}
+    return {
+        name: (hints[name] | None, Field(default=None, description=f"{ARGUMENTS[name]}; null: as the model has it"))
+        for name in names
+        if name not in _ModelConfigBase.model_fields
+    }
 
 
 # Derived from the signature, so that schema and constructor cannot drift apart.

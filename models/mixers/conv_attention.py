@@ -182,6 +182,8 @@ class ConvAttention(Mixer):
         dynamic=True,
     )
 
+    no_weight_decay = ("weights.beta",)  # added to the scores as Swin's relative position table is
+
     def __init__(
         self, info: BlockInfo, *, window_size: int = 7, form: str = "dot_product", softmax: bool = True
     ) -> None:

@@ -1,12 +1,17 @@
 """The config: values, merging, and the one line that each fault gets."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from engine.config import check_batch, load_config
+from engine.explain import text_of
+from engine.schema import Config
 from models.errors import UserError
 
 BASE = """
@@ -66,6 +71,20 @@ FAULTS = [
     ("train.lr={", "train.lr, line 1: not valid YAML"),
     ("model.name=dw_conv_nan", "dw_conv_nano"),
     ("model.mixer=dw", "model"),
+    ("train.lr=.nan", "train.lr: should be a finite number"),
+    ("train.min_lr=-.inf", "train.min_lr: should be"),
+    ("train.eps=1e999", "train.eps: should be a finite number"),
+    ("data.mean=[.nan]", "data.mean.0: should be a finite number"),
+    ("data.std=[.inf]", "data.std.0: should be a finite number"),
+    ("model.mlp_ratio=.inf", "model.mlp_ratio: should be a finite number"),
+    ("model.in_chans=0", "model.in_chans: should be greater than or equal to 1"),
+    ("train.threads=100000000", "train.threads: should be less than or equal to 1024"),
+    ("train.epochs=10000000000000000000000", "train.epochs: should be less than 2147483648"),
+    (f"train.epochs={'9' * 5000}", "train.epochs: not valid YAML: Exceeds the limit"),
+    ("train.lr=!!float x", "train.lr: not valid YAML: could not convert"),
+    ("train.optimizer_args={1: 2}", "the key 1 is no text; write it in quotes"),
+    ("train.optimizer_args=" + "{a: " * 3000, "train.optimizer_args: not valid YAML: nested too deeply"),
+    ("output=", "output: "),
 ]
 
 
@@ -75,6 +94,18 @@ def test_each_fault_is_one_line_that_names_the_key(path, override, message):
         load_config(path, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rule_that_joins_keys_is_told_without_the_values_of_the_section(path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(path, ["data.augment.scale=[2, 1]"])
+    assert str(caught.value) == "command line: data.augment: scale must be [low, high] with 0 < low <= high"
+
+
+def test_an_empty_value_is_null_in_a_file_and_on_the_command_line(path) -> None:
+    path.write_text(BASE.replace("{format: mnist5k}", "{format: mnist5k, name: , train: }"))
+    config = load_config(path, ["data.classes="])
+    assert (config.data.name, config.data.train, config.data.classes) == (None, None, None)
 
 
 def test_fault_in_a_file_names_the_file_it_stands_in(path, tmp_path):
@@ -129,3 +160,42 @@ def test_the_resolved_config_is_printed_and_reads_to_itself(path: str, repo: Pat
     printed.write_text(done.stdout, encoding="utf-8")
     config = load_config(repo / "configs" / f"{path}.yaml", ["train.seed=7"], world_size=1)
     assert load_config(printed, world_size=1) == config and config.train.seed == 7
+
+
+def every_key(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all values, by a walk over pydantic's own fields."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from every_key(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize(("section", "of"), [(None, ""), ("train", "train."), ("data.mixup", "data.mixup.")])
+def test_help_shows_every_key_once_with_type_default_and_sentence(section: str | None, of: str) -> None:
+    lines = text_of(Config, section).splitlines()
+    assert [line.split(":")[0] for line in lines[::2]] == [key for key in every_key(Config) if key.startswith(of)]
+    for head, sentence in zip(lines[::2], lines[1::2], strict=True):
+        assert re.search(r": \S.*; (default|must be given)", head), head
+        assert re.match(r"    \S+( \S+){2}", sentence), f"{head} has no sentence"
+
+
+def test_help_says_what_the_schema_allows() -> None:
+    text = text_of(Config)
+    assert 'train.precision: one of fp32, bf16, fp16; default "fp32"' in text
+    assert "train.lr_batch: integer above 0 below 2147483648 or null; default 512" in text
+    assert "data.augment.hflip: number at least 0 at most 1; default 0.5" in text
+
+
+def test_the_options_of_help_end_the_program(repo: Path) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *command], cwd=repo, capture_output=True, text=True, check=False)
+
+    grid = run("tools/sweep.py", "--help-grid")
+    assert grid.returncode == 0 and "runs[].start_from: text or null; default null" in grid.stdout
+    assert run("train_cls.py", "--help-config", "eval").stdout.startswith("eval.batch_size: integer")
+    wrong = run("train_cls.py", "--help-config", "tran")
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr == "train_cls.py: tran: no such section; the nearest valid one is train\n"
+    )

@@ -12,6 +12,7 @@ from engine.optim import build_optimizer, build_schedule, effective_rates
 from engine.schema import TrainConfig
 from models import create_model
 from models.errors import UserError
+from models.mixers import list_mixers
 
 STEPS = 1251  # of an ImageNet epoch at batch 1024: 1,281,167 images, the last incomplete batch dropped
 # PAPER: parameters that decay, of the networks whose batch norms make the rule visible.
@@ -110,6 +111,18 @@ def test_decayed_parameters_of_the_paper_models(name):
         model = create_model(name)
     groups = build_optimizer(model, TrainConfig()).param_groups
     assert sum(p.numel() for g in groups if g["weight_decay"] for p in g["params"]) == DECAYED[name]
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+def test_gains_and_biases_of_no_mixer_decay(mixer: str) -> None:
+    """PAPER section 2, for 0 and 1 dimensions; added numbers (relative position) are named by the mixer itself."""
+    args = {"mixer_args": {"form": "relative_position"}} if mixer == "conv_attention" else {}
+    model = create_model("dw_conv_nano", mixer=mixer, img_size=32, **args)
+    optimizer = build_optimizer(model, TrainConfig())
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    added = ("relative_position_bias_table", "beta", "bias")
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == (parameter.ndim > 1 and not name.endswith(added)), name
 
 
 def test_layer_decay_scales_each_layers_rate(small):

@@ -12,6 +12,7 @@ from torch import nn
 
 import models
 from models import ModelConfig, build_model, create_model
+from models.errors import UserError
 from models.zoo import FAMILIES
 
 NANO = [f"{family}_nano" for family in FAMILIES]
@@ -31,6 +32,19 @@ def test_any_size_channels_and_classes(name: str, height: int, width: int, chans
         assert model(image).shape == (1, classes or model.num_features)
     expected = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
     assert [tuple(each.shape[2:]) for each in maps] == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("in_chans", 0), ("embed_dim", 0), ("window_size", 0), ("window_size", -7), ("depths", (2, -2, 2, 2)),
+        ("num_classes", -1), ("patch_size", 0), ("img_size", 0), ("img_size", (32, 0)), ("drop_path_rate", 2),
+        ("drop_path_rate", float("nan")), ("drop_rate", -0.5), ("mlp_ratio", 0), ("embed_dim", 10**30),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_its_limits_is_named(argument: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^{argument}: must lie between "):
+        create_model("dw_conv_nano", **{argument: value})
 
 
 @pytest.mark.parametrize("name", NANO)

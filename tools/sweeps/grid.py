@@ -15,33 +15,33 @@ Task = Literal["classification", "detection", "segmentation"]
 class RunSpec(Strict):
     """One variant: a config with overrides, trained once for each seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    label: str
-    task: Task = "classification"
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="folder of the run, and its name in groups")
+    label: str = Field(description="the run in tables and figures")
+    task: Task = Field(default="classification", description="which program trains the config")
     config: str = Field(description="path from the checkout's root, then overrides, as on the command line")
-    start_from: str | None = Field(None, description="another run whose last weights this one starts from")
-    seeds: list[int] | None = Field(None, description="in place of the sweep's seeds")
+    start_from: str | None = Field(default=None, description="another run whose last weights this one starts from")
+    seeds: list[int] | None = Field(default=None, description="in place of the sweep's seeds")
 
 
 class Group(Strict):
     """Runs that are shown together; with `x` they are points of a curve."""
 
-    title: str
-    runs: list[str]
-    x: list[float] | None = None
-    xlabel: str = ""
+    title: str = Field(description="over the rows of the table and the panel of the figure")
+    runs: list[str] = Field(description="names of runs, in order")
+    x: list[float] | None = Field(default=None, description="where each run stands on the axis of a curve; null: bars")
+    xlabel: str = Field(default="", description="name of that axis")
 
 
 class Grid(Strict):
     """A whole sweep."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    title: str
-    note: str = ""
-    seeds: list[int] = Field(min_length=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="of the sweep; its runs lie in runs/NAME")
+    title: str = Field(description="over the table and the figure")
+    note: str = Field(default="", description="a sentence below the title")
+    seeds: list[int] = Field(min_length=1, description="every run is trained once with each")
     overrides: list[str] = Field(default_factory=list, description="of all classifiers, before each run's own")
-    runs: list[RunSpec] = Field(min_length=1)
-    groups: list[Group] = Field(default_factory=list)
+    runs: list[RunSpec] = Field(min_length=1, description="what is trained")
+    groups: list[Group] = Field(default_factory=list, description="how the results are shown; empty: all together")
 
     def run(self, name: str) -> RunSpec:
         """The run of a name."""
