@@ -23,6 +23,7 @@ from data.errors import WorkerError
 from data.sampler import BatchKey
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class KeyedBatches(Dataset):
@@ -145,9 +146,19 @@ def _end(iterator: Any) -> None:
 
 def _prepare(number: int) -> None:
     """In a worker, before its first batch."""
+    end_with_parent()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)  # sent to the whole job; the main process decides
     _keep_freed_memory()
+
+
+def end_with_parent() -> None:
+    """Let Linux end this process when the one that started it ends, however it does; elsewhere nothing happens.
+
+    torch's workers look for their parent, but not while they wait for a lock that it held when it was killed.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _keep_freed_memory() -> None:

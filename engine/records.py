@@ -105,7 +105,8 @@ class RunResult(Record):
 class DenseResult(Record):
     """``result.json`` of a detector or segmentor: the library's metrics of the last weights."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """By the library's names; None where it has no number, as for a class that does not occur."""
     iterations: int
     eval_images: int
     dataset: str

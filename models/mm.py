@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from . import create_model
 from .backbone import LocalNet
 from .checkpoint import LoadReport, State, convert_state, load_pretrained, read_weights
-from .errors import UserError
+from .errors import UserError, hint
 from .layers import build_norm, normalize
 from .mixers import mixer_class
 
@@ -31,6 +33,7 @@ class ZooBackbone(BaseModule):
         name: a name of :func:`models.list_models`.
         out_indices: the stages whose maps are returned.
         out_norm: "bn", "ln" or "none"; None is the mixer's ``dense_norm``: Swin's LN, the authors' BN for all others.
+        norm_from: the first stage whose map is normalised, for a neck that reads none before it.
         window_pad: zero-pad each map to whole windows before the operator and crop it after; None is the mixer's
             ``dense_window_pad``: the authors' dense DW-Conv and D-DW-Conv do, I-Dynamic not, and Swin pads by itself.
         frozen_stages: -1 trains all; 0 freezes the patch embedding, i also the first i stages and their output norms.
@@ -48,6 +51,7 @@ class ZooBackbone(BaseModule):
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: str | None = None,
+        norm_from: int = 0,
         window_pad: bool | None = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -55,6 +59,7 @@ class ZooBackbone(BaseModule):
         **overrides: Any,
     ) -> None:
         super().__init__(init_cfg)
+        start_file(init_cfg)
         net = build_zoo_model(name, window_pad, overrides)
         if not -1 <= frozen_stages <= len(net.stages):
             raise UserError(f"frozen_stages: {frozen_stages} is not between -1 and {len(net.stages)}")
@@ -66,7 +71,9 @@ class ZooBackbone(BaseModule):
         kind = out_norm or mixer_class(net.init_args["mixer"]).dense_norm
         for index in self.out_indices:
             width = net.feature_info[index]["num_chs"]
-            self.add_module(f"norm{index}", nn.Identity() if kind == "none" else build_norm(kind, width))
+            self.add_module(
+                f"norm{index}", nn.Identity() if kind == "none" or index < norm_from else build_norm(kind, width)
+            )
         self._freeze()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -93,9 +100,17 @@ class ZooBackbone(BaseModule):
         for module in frozen:
             module.eval().requires_grad_(False)
 
+    def layer_ids(self) -> dict[str, int]:
+        """The layer of each parameter for layer-wise decay, as timm counts them: 0 the patch embedding, then blocks.
+
+        The output norms count as one more layer, as the last norm of the classifier does.
+        """
+        layers = group_parameters(self, LocalNet.group_matcher(self), return_values=False, reverse=True)
+        return {name: int(layer) for name, layer in layers.items()}
+
     def init_weights(self) -> None:
         """Load the pretrained file that ``init_cfg`` names; without one the zoo's own initialisation stays."""
-        checkpoint = (self.init_cfg or {}).get("checkpoint")
+        checkpoint = start_file(self.init_cfg)
         if checkpoint and not self.is_init:
             for line in self.load_zoo_state(convert_state(read_weights(checkpoint))).lines():
                 print_log(f"{checkpoint}: {line}", logger="current")
@@ -109,12 +124,61 @@ class ZooBackbone(BaseModule):
             UserError: any other missing or leftover key.
         """
         if any(OUTPUT_NORM.match(key) for key in state):
-            return load_pretrained(self, state)
+            own = self.state_dict()  # which may return fewer maps
+            return load_pretrained(self, {k: v for k, v in state.items() if k in own or not OUTPUT_NORM.match(k)})
         state = {key: value for key, value in state.items() if key.split(".")[0] not in ("norm", "head")}
         outputs = {key: value for key, value in self.state_dict().items() if OUTPUT_NORM.match(key)}
         report = load_pretrained(self, {**state, **outputs})
         report.replaced_head = f"the output norms {', '.join(f'norm{index}' for index in self.out_indices)}"
         return report
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Layer-wise decay of the learning rate: ``paramwise_cfg=dict(layer_decay=0.9, custom_keys=...)``.
+
+    Each layer of the backbone has the rate of the next one times ``layer_decay``, by :meth:`ZooBackbone.layer_ids`;
+    what is no backbone has the whole rate. All other rules of the library's default constructor hold.
+    """
+
+    def add_params(
+        self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", is_dcn_module: int | None = None
+    ) -> None:
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:  # the library calls this for every submodule
+            return
+        backbone = module.backbone
+        if not isinstance(backbone, ZooBackbone):
+            raise UserError("optim_wrapper.constructor: LayerDecayConstructor needs a ZooBackbone")
+        layers, named = backbone.layer_ids(), dict(backbone.named_parameters())
+        scales = {
+            id(named[name]): self.paramwise_cfg["layer_decay"] ** (max(layers.values()) + 1 - layer)
+            for name, layer in layers.items()
+        }
+        for group in params:
+            (parameter,) = group["params"]
+            group["lr"] = group.get("lr", self.base_lr) * scales.get(id(parameter), 1.0)
+
+
+def start_file(init_cfg: Any) -> str | None:
+    """The file of ``dict(type="Pretrained", checkpoint=FILE)``; None where there is none.
+
+    Raises:
+        UserError: it says something else, which the library would pass over; names what.
+    """
+    if init_cfg is None:
+        return None
+    if not isinstance(init_cfg, dict):
+        raise UserError(f"init_cfg: a {type(init_cfg).__name__}; give one dict(type='Pretrained', checkpoint=FILE)")
+    if init_cfg.get("type") != "Pretrained":
+        raise UserError(f"init_cfg.type: {init_cfg.get('type')!r}; the backbone knows 'Pretrained' only")
+    for key in init_cfg:
+        if key not in ("type", "checkpoint"):
+            raise UserError(f"init_cfg.{key}: unknown key; {hint(key, ('type', 'checkpoint'))}")
+    checkpoint = init_cfg.get("checkpoint")
+    if not isinstance(checkpoint, str) or not checkpoint or "://" in checkpoint:
+        raise UserError(f"init_cfg.checkpoint: {checkpoint!r} is not the path of a file")
+    return checkpoint
 
 
 def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any]) -> LocalNet:

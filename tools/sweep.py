@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side on the CPU (default: 1)")
     parser.add_argument("--gpus", default="", metavar="0,1", help="one run at a time on each of these GPUs")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="copy the results there, the figure beside it")
-    parser.add_argument("--help-grid", action=cli.explaining("tools.sweeps.grid", "Grid"), nargs=0, help="a grid's keys")
+    parser.add_argument(
+        "--help-grid", action=cli.explaining("tools.sweeps.grid", "Grid"), nargs=0, help="a grid's keys"
+    )
     parser.add_argument("--report", action="store_true", help="run nothing: results of what is finished")
     return parser
 

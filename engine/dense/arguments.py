@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -126,16 +127,65 @@ def _replace_sync_bn(node: Any) -> None:
 
 
 def set_work_dir(config: Config, path: str, work_dir: str | None) -> None:
-    """The run folder: the option, else the config's own, else runs/dense/NAME_OF_CONFIG."""
+    """The run folder: the option, else the config's own, else runs/dense/NAME_OF_CONFIG. It can be written to."""
     config.work_dir = work_dir or config.get("work_dir") or str(Path("runs", "dense", Path(path).stem))
+    try:
+        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=config.work_dir):
+            pass
+    except OSError as error:
+        raise UserError(f"--work-dir {config.work_dir}: cannot be written to ({error.strerror})") from error
+
+
+def set_batch(config: Config, scale: bool) -> None:
+    """The images of a step are those that the rate is for (``auto_scale_lr.base_batch_size``), or the rate is scaled.
+
+    Raises:
+        UserError: they are others and ``scale`` is off; says how many processes would be right.
+    """
+    rule = config.get("auto_scale_lr") or {}
+    meant, each = rule.get("base_batch_size"), config.train_dataloader.get("batch_size", 1)
+    if not meant:
+        if scale:
+            raise UserError(f"--scale-lr: config {config.filename} has no auto_scale_lr.base_batch_size")
+        return
+    parts = config.optim_wrapper.get("accumulative_counts", 1)
+    total = each * processes(config) * parts
+    if scale or total == meant:
+        # The library's rule knows nothing of accumulated parts.
+        config.auto_scale_lr = {"enable": scale, "base_batch_size": meant / parts}
+    elif not rule.get("enable"):
+        right = f"start {meant // (each * parts)} processes" if meant % (each * parts) == 0 else "change batch_size"
+        raise UserError(
+            f"train_dataloader.batch_size: {each} images x {processes(config)} processes"
+            + (f" x {parts} accumulated parts" if parts > 1 else "")
+            + f" make steps of {total}, but the learning rate is for {meant}; {right} (torchrun --nproc-per-node N), "
+            f"or scale the rate with --scale-lr"
+        )
+
+
+def processes(config: Config) -> int:
+    """Processes of the run, before they have met."""
+    if config.launcher == "none":
+        return 1
+    return int(os.environ.get("SLURM_NTASKS" if config.launcher == "slurm" else "WORLD_SIZE", 1))
+
+
+def set_neck_levels(config: Config) -> None:
+    """A neck that begins at a later stage leaves the norms before it without gradient, which ends a DDP training."""
+    neck, backbone = config.model.get("neck"), config.model.get("backbone")
+    if isinstance(neck, ConfigDict) and neck.get("start_level") and (backbone or {}).get("type") == "ZooBackbone":
+        config.model.backbone.norm_from = config.model.backbone.get("out_indices", range(4))[neck["start_level"]]
 
 
 def set_amp(config: Config, kind: str | None) -> None:
-    """Automatic mixed precision: "bf16" on any device, "fp16" with loss scaling on a GPU."""
+    """Automatic mixed precision: "bf16", for detection on a GPU only; "fp16" with loss scaling on a GPU."""
     if kind == "bf16":
+        if config.default_scope == "mmdet" and not torch.cuda.is_available():
+            raise UserError("--amp bf16: the detectors' box suppression knows no bfloat16 on a CPU; leave --amp out")
         config.optim_wrapper.type = "Bfloat16OptimWrapper"
     elif kind == "fp16":
         if not torch.cuda.is_available():
-            raise UserError("--amp fp16: needs a GPU; --amp bf16 works on the CPU")
+            raise UserError("--amp fp16: needs a GPU; --amp bf16 works on the CPU for segmentation")
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.loss_scale = "dynamic"

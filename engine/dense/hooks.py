@@ -1,6 +1,7 @@
-"""bfloat16 autocast on any device; the library's own AMP refuses the CPU and scales a loss that needs no scale."""
+"""What every dense run has besides the library's hooks: bfloat16, plain checkpoints, records, strict starts."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +12,25 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
+from engine.dense.weights import load_start
 from engine.files import write_atomic
-from engine.records import DenseResult, read_result
+from engine.records import DenseResult, RunFolder, read_result
 from engine.runfolder import device_name, git_commit
 from engine.weights import file_hash
 
 
 @OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
-    """OptimWrapper whose forward pass runs under bfloat16 autocast."""
+    """OptimWrapper whose forward pass runs under bfloat16 autocast.
+
+    The library's own AMP refuses the CPU and scales a loss that needs no scale.
+    """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -56,6 +62,28 @@ class PlainCheckpointHook(Hook):
 
 
 @HOOKS.register_module()
+class StartHook(Hook):
+    """Begin with the weights of a whole model, the authors' and Swin's too, and say what they leave random."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def before_train(self, runner: Runner) -> None:
+        """Load the file after the library has initialised the model."""
+        if runner.iter == 0:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            for line in load_start(model, self.path):
+                runner.logger.warning(line)
+
+
+def number(value: float) -> float | None:
+    """A metric for JSON, which has no NaN: the evaluators' word for a class that does not occur."""
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+@HOOKS.register_module()
 class ResultHook(Hook):
     """Leave `result.json` in the run folder, as train_cls.py does: what the last weights were measured to do.
 
@@ -69,6 +97,8 @@ class ResultHook(Hook):
         """Remember where it starts, and the commit of the code that runs; the checkout may move on while it does."""
         self._commit, self._start, self._iteration = git_commit(), runner.iter, -1
         self._metrics: dict[str, float] = {}
+        if runner.iter < runner.max_iters and is_main_process():
+            Path(runner.work_dir, RunFolder.RESULT).unlink(missing_ok=True)  # its weights will not be the last
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remember the metrics and the iteration that they belong to."""
@@ -76,7 +106,7 @@ class ResultHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Write the record, unless it is there."""
-        path = Path(runner.work_dir, "result.json")
+        path = Path(runner.work_dir, RunFolder.RESULT)
         written = read_result(path) if path.exists() else None
         written = getattr(written, "iterations", None)
         finished = [written == runner.iter == self._start]
@@ -86,13 +116,13 @@ class ResultHook(Hook):
         if self._iteration != runner.iter:
             runner.val_loop.run()
         if is_main_process():
-            write_atomic(path, json.dumps(self._record(runner).to_json(), indent=2).encode())
+            write_atomic(path, json.dumps(self._record(runner).to_json(), indent=2, allow_nan=False).encode())
 
     def _record(self, runner: Runner) -> DenseResult:
         dataset = runner.val_dataloader.dataset
         last = Path(runner.work_dir, "last_checkpoint")  # the name of a file; absent where none is wanted
         return DenseResult(
-            metrics={name: float(value) for name, value in self._metrics.items()},
+            metrics={name: number(value) for name, value in self._metrics.items()},
             iterations=runner.iter,
             eval_images=len(dataset),
             dataset=Path(getattr(dataset, "data_root", None) or "").name,

@@ -19,19 +19,25 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import engine.dense.hooks  # noqa: F401  registers what every run has
 from engine.dense.arguments import (
     common_parser,
+    datasets,
     load_mm_config,
     set_amp,
     set_annotation_files,
+    set_batch,
     set_data_root,
     set_device,
+    set_neck_levels,
     set_work_dir,
 )
-from engine.dense.checks import check_checkpoint, check_config, check_datasets
+from engine.dense.checks import check_checkpoint, check_class_names, check_config, check_datasets
+from engine.dense.hooks import number
+from engine.dense.replay import make_exact
 from engine.dense.weights import load_model, read_checkpoint
+from engine.records import RunFolder
 from models.errors import UserError
+from models.mm import start_file
 
 
 @contextmanager
@@ -50,17 +56,25 @@ def train(task: str, argv: list[str] | None = None) -> None:
     parser.add_argument("--pretrained", help="weights of the backbone, in place of the config's; `none`: from scratch")
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from FILE, or from the last checkpoint")
     parser.add_argument("--amp", choices=["bf16", "fp16"], help="automatic mixed precision")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=int, help="default: 0, or that of the resumed run")
+    parser.add_argument("--scale-lr", action="store_true", help="scale the rate to the images of a step")
     args = parser.parse_args(argv)
     config = prepare(task, args)
     set_amp(config, args.amp)
-    if args.seed is not None:
-        config.randomness = {**config.get("randomness", {}), "seed": args.seed}
-    _set_resume(config, args.resume)
+    set_batch(config, args.scale_lr)
+    resumed = _set_resume(config, args.resume)
+    seed = _seed(args.seed, resumed)
     _set_pretrained(config, args.pretrained)
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
-    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PlainCheckpointHook"}, {"type": "ResultHook"}]
+    _check_resumed_classes(config, resumed)
+    config.custom_hooks = [
+        *config.get("custom_hooks", []),
+        {"type": "PlainCheckpointHook"},
+        {"type": "ResultHook"},
+        *_start_hooks(config),
+    ]
+    make_exact(config, seed)
     runner = build_runner(config)
     runner.train()
     leave_group(runner)
@@ -93,11 +107,13 @@ def test(task: str, argv: list[str] | None = None) -> None:
         check_datasets(config, ("test",))
     runner = build_runner(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    load_model(model.module if isinstance(model, BaseTTAModel) else model, args.checkpoint)
+    meta = load_model(model.module if isinstance(model, BaseTTAModel) else model, args.checkpoint)
+    for dataset in datasets(config, "test"):
+        check_class_names(meta, dataset, config.default_scope, args.checkpoint)
     metrics = runner.test()
     leave_group(runner)
     if int(os.environ.get("RANK", 0)) == 0:
-        line = json.dumps({name: round(float(value), 6) for name, value in metrics.items()})
+        line = json.dumps({name: number(value) for name, value in metrics.items()}, allow_nan=False)
         print(line)  # noqa: T201
         if args.json:
             Path(args.json).write_text(line + "\n")
@@ -115,6 +131,7 @@ def prepare(task: str, args: Any) -> Config:
         set_annotation_files(config)
     set_work_dir(config, args.config, args.work_dir)
     set_device(config, args.launcher)
+    set_neck_levels(config)
     if config.launcher != "none" and not torch.cuda.is_available():
         start_cpu_group(config.launcher)
     return config
@@ -137,18 +154,48 @@ def use_faster_coco_eval() -> None:
     faster_coco_eval.init_as_pycocotools()
 
 
-def _set_resume(config: Config, resume: str | None) -> None:
+def _set_resume(config: Config, resume: str | None) -> dict[str, Any]:
+    """The meta data of the checkpoint that the run goes on from; empty for a new run, which wants an unused folder."""
+    last = find_latest_checkpoint(config.work_dir)
     if resume is None:
-        return
-    config.resume = True
-    if resume == "auto":
-        config.load_from = find_latest_checkpoint(config.work_dir)
-        config.resume = config.load_from is not None
-    else:
+        if last or Path(config.work_dir, RunFolder.RESULT).exists():
+            raise UserError(
+                f"--work-dir {config.work_dir}: holds a run already; go on with --resume, or give another folder"
+            )
+        return {}
+    if resume != "auto":
         check_checkpoint(resume)
-        config.load_from = resume
-    if config.load_from:
-        read_checkpoint(config.load_from)  # refuses what the library would open unsafely
+        last = resume
+    config.resume, config.load_from = last is not None, last
+    # Reading it here refuses what the library would open unsafely.
+    return read_checkpoint(last).get("meta") or {} if last else {}
+
+
+def _seed(wanted: int | None, resumed: dict[str, Any]) -> int:
+    """0 unless given; a resumed run keeps its own."""
+    kept = resumed.get("seed")
+    if kept is None:
+        return wanted or 0
+    if wanted not in (None, kept):
+        raise UserError(f"--seed {wanted}: the run that goes on was begun with seed {kept}")
+    return int(kept)
+
+
+def _check_resumed_classes(config: Config, resumed: dict[str, Any]) -> None:
+    for dataset in datasets(config, "train"):
+        check_class_names(resumed, dataset, config.default_scope, f"--resume {config.load_from}")
+
+
+def _start_hooks(config: Config) -> list[dict[str, Any]]:
+    """Weights of a whole model to start from, by our reader instead of the library's, which leaves out what differs."""
+    path = config.get("load_from")
+    if not path or config.get("resume"):
+        return []
+    if not isinstance(path, str):
+        raise UserError(f"config {config.filename}: load_from: {path!r} is not the path of one file")
+    check_checkpoint(path)
+    config.load_from = None
+    return [{"type": "StartHook", "path": path}]
 
 
 def _set_pretrained(config: Config, pretrained: str | None) -> None:
@@ -158,7 +205,7 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
         backbone.init_cfg = None
     elif pretrained:
         backbone.init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
-    checkpoint = (backbone.get("init_cfg") or {}).get("checkpoint")
+    checkpoint = start_file(backbone.get("init_cfg"))
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "

@@ -80,16 +80,47 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     state, meta = read_model(path)
     own = model.state_dict()
+    state = _without_unread_norms(state, own)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     parts = [
         f"{len(keys)} {what}, first {keys[0]}" for what, keys in (("missing", missing), ("left over", extra)) if keys
     ]
-    parts += [
-        f"{key}: shape {tuple(state[key].shape)} in the checkpoint, {tuple(own[key].shape)} in the model"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
-    ][:1]
+    parts += [_shapes(key, state, own) for key in _reshaped(state, own)][:1]
     if parts:
         raise UserError(f"{path} does not fit the model: {'; '.join(parts)}")
     model.load_state_dict(state)
     return meta
+
+
+def load_start(model: nn.Module, path: str | Path) -> list[str]:
+    """Start from a whole checkpoint whose heads may be others, and return a line for each kind of thing left random.
+
+    Raises:
+        UserError: the backbone does not fit whole.
+    """
+    state, _ = read_model(path)
+    own = model.state_dict()
+    state = _without_unread_norms(state, own)
+    missing, extra, reshaped = own.keys() - state.keys(), state.keys() - own.keys(), _reshaped(state, own)
+    for keys, what in ((missing, "is missing"), (extra, "is left over"), (reshaped, "has another shape")):
+        for key in sorted(keys):
+            if key.startswith("backbone."):
+                raise UserError(f"load_from {path}: does not fit the backbone: {key} {what}")
+    model.load_state_dict({key: value for key, value in state.items() if key in own and key not in reshaped}, False)
+    lines = [f"stays random: {key} is not in the file" for key in sorted(missing)]
+    lines += [f"stays random: {_shapes(key, state, own)}" for key in reshaped]
+    lines += [f"not used: {key}" for key in sorted(extra)]
+    return [f"load_from {path}: {line}" for line in lines]
+
+
+def _without_unread_norms(state: State, own: State) -> State:
+    """A backbone that returns fewer maps has no norms for the others."""
+    return {key: value for key, value in state.items() if key in own or not re.match(r"backbone\.norm\d\.", key)}
+
+
+def _reshaped(state: State, own: State) -> list[str]:
+    return [key for key in sorted(own.keys() & state.keys()) if own[key].shape != state[key].shape]
+
+
+def _shapes(key: str, state: State, own: State) -> str:
+    return f"{key}: shape {tuple(state[key].shape)} in the checkpoint, {tuple(own[key].shape)} in the model"

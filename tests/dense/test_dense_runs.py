@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,14 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
-from engine.dense.weights import load_model, read_checkpoint, read_model
+from engine.dense.weights import load_model, load_start, read_checkpoint, read_model
 from engine.weights import file_hash
 from models.errors import UserError
 
@@ -48,7 +50,7 @@ SHORT = {
 
 def options(task: str, scenes: Path, work: Path, length: int) -> list[str]:
     short = [option.format(length) for option in SHORT[task]]
-    return ["--data-root", str(scenes), "--work-dir", str(work), "--cfg-options", *LOADERS, *short]
+    return ["--data-root", str(scenes), "--work-dir", str(work), "--scale-lr", "--cfg-options", *LOADERS, *short]
 
 
 def losses(work: Path) -> list[float]:
@@ -103,8 +105,29 @@ def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(scene
     train("segmentation", arguments)
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
     anew = [argument for argument in arguments if argument != "--resume"]
-    train("segmentation", [*anew[:1], "--seed", "2", *anew[3:]])
-    assert json.loads((tmp_path / "result.json").read_text())["seed"] == 2
+    with pytest.raises(UserError, match="holds a run already; go on with --resume, or give another folder"):
+        train("segmentation", anew)
+    with pytest.raises(UserError, match="--seed 2: the run that goes on was begun with seed 1"):
+        train("segmentation", ["2" if argument == "1" else argument for argument in arguments])
+    assert (tmp_path / "result.json").stat().st_mtime_ns == written
+    longer = [argument.replace("max_iters=2", "max_iters=4") for argument in arguments]
+    watch_record(tmp_path, lambda: train("segmentation", longer))
+    assert json.loads((tmp_path / "result.json").read_text())["iterations"] == 4
+
+
+def watch_record(work: Path, run) -> None:
+    """While weights move, no record of earlier ones stands beside them."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = OptimWrapper.update_params
+
+        def update(self, *args, **kwargs):
+            seen.append((work / "result.json").exists())
+            return step(self, *args, **kwargs)
+
+        patch.setattr(OptimWrapper, "update_params", update)
+        run()
+    assert seen and not any(seen)
 
 
 def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:
@@ -146,6 +169,58 @@ def test_a_checkpoint_must_fit_without_rest(tmp_path: Path) -> None:
     torch.save({"state_dict": {"head.weight": torch.ones(1)}}, file)
     with pytest.raises(UserError, match="no detector or segmentor"):
         load_model(model, file)
+
+
+def test_a_start_from_another_models_weights_says_what_stays_random(tmp_path: Path) -> None:
+    """Swin's names in the file, another number of classes, one head more and one less."""
+    config = Config.fromfile(CONFIGS["segmentation"])
+    config.model.backbone.name, config.model.decode_head.num_classes = "swin_nano", 11
+    source, target = (MODELS.build({**config.model, "_scope_": "mmseg"}) for _ in range(2))
+    target.decode_head.conv_seg = torch.nn.Conv2d(64, 5, 1)
+    state = {swins_name(key): value for key, value in source.state_dict().items()}
+    state["extra_head.weight"] = state.pop("auxiliary_head.conv_seg.bias")
+    torch.save({"state_dict": state}, tmp_path / "swin.pth")
+    before = target.decode_head.conv_seg.weight.clone()
+    lines = load_start(target, tmp_path / "swin.pth")
+    assert [line.removeprefix(f"load_from {tmp_path}/swin.pth: ") for line in lines] == [
+        "stays random: auxiliary_head.conv_seg.bias is not in the file",
+        "stays random: decode_head.conv_seg.bias: shape (11,) in the checkpoint, (5,) in the model",
+        "stays random: decode_head.conv_seg.weight: shape (11, 64, 1, 1) in the checkpoint, (5, 64, 1, 1) in the model",
+        "not used: extra_head.weight",
+    ]
+    own, wanted = target.state_dict(), source.state_dict()
+    assert all(torch.equal(own[key], wanted[key]) for key in own if key.startswith("backbone."))
+    assert torch.equal(target.decode_head.conv_seg.weight, before)
+    state.pop(next(key for key in state if key.endswith("attn.qkv.weight")))
+    torch.save({"state_dict": state}, tmp_path / "swin.pth")
+    with pytest.raises(UserError, match=r"swin\.pth.*qkv"):
+        load_start(target, tmp_path / "swin.pth")
+
+
+def swins_name(key: str) -> str:
+    """A key of a dense Swin as Swin's release writes it."""
+    for ours, swins in (
+        (r"\.patch_embed\.norm", ".patch_embed.norm"), (r"\.stages\.(\d)\.blocks", r".layers.\1.blocks"),
+        (r"\.stages\.1\.downsample", ".layers.0.downsample"), (r"\.stages\.2\.downsample", ".layers.1.downsample"),
+        (r"\.stages\.3\.downsample", ".layers.2.downsample"), (r"\.mixer\.", ".attn."),
+    ):  # fmt: skip
+        key = re.sub(ours, swins, key) if key.startswith("backbone.") else key
+    return key
+
+
+def test_weights_and_data_of_other_classes_are_refused(scenes: Path, tmp_path: Path) -> None:
+    """Names are kept in the checkpoint; testing and resuming compare them one by one."""
+    work = tmp_path / "run"
+    train("segmentation", [CONFIGS["segmentation"], *options("segmentation", scenes, work, 2)])
+    last = (work / "last_checkpoint").read_text()
+    others = ["background", *"abcdefghij"]
+    swapped = [f"{split}_dataloader.dataset.metainfo.classes={others}" for split in ("train", "val", "test")]
+    common = ["--data-root", str(scenes), "--work-dir", str(work)]
+    with pytest.raises(UserError, match=r"iter_2\.pth: class 1 was trained as '0', the data set calls it 'a'"):
+        run_test("segmentation", [CONFIGS["segmentation"], last, *common, "--cfg-options", *LOADERS, *swapped])
+    with pytest.raises(UserError, match=r"--resume .*class 1 was trained as '0'"):
+        arguments = options("segmentation", scenes, work, 4)
+        train("segmentation", [CONFIGS["segmentation"], "--resume", *arguments, *swapped])
 
 
 class Payload:

@@ -1,6 +1,5 @@
 """Classifier, detector and segmentor as functions from an image to what was found."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from data.readers import open_reader
 from data.transforms import EvalTransform, channel_values
 from engine.config import load_config
 from engine.dense.arguments import datasets, load_mm_config
-from engine.dense.checks import default_classes
+from engine.dense.checks import class_names as class_names_of
 from engine.dense.weights import load_model
 from models import build_model
 from models.checkpoint import convert_state, load_pretrained, read_weights
@@ -122,7 +121,7 @@ class Segmentor:
         # The library reads this key, which the base configs fill for ADE20K: images would be scaled to its size.
         config.test_pipeline = next(datasets(config, "test")).pipeline
         self.model = _build(config)
-        self.names = list(_class_names(load_model(self.model, checkpoint), config))
+        self.names = _class_names(load_model(self.model, checkpoint), config)
 
     def __call__(self, image: Image.Image) -> Labels:
         """The labels of an image of any size, at its own size."""
@@ -131,14 +130,10 @@ class Segmentor:
         return Labels(result[0].astype(np.int64), self.names)
 
 
-def _class_names(meta: dict, config: Config) -> Sequence[str]:
+def _class_names(meta: dict, config: Config) -> list[str]:
     """The names that the checkpoint was trained with, else those of the config's test set."""
     known = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
-    names = known.get("classes")
-    if not names:
-        dataset = next(datasets(config, "test"))
-        names = (dataset.get("metainfo") or {}).get("classes") or default_classes(dataset, config.default_scope)
-    return tuple(names)
+    return list(known.get("classes") or class_names_of(next(datasets(config, "test")), config.default_scope))
 
 
 def _build(config: Config) -> nn.Module:

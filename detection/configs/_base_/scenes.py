@@ -26,3 +26,4 @@ val_dataloader = dict(batch_size=8, num_workers=1, dataset=_dataset("val", "vali
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file="datasets/scenes/annotations/instances_val2017.json")
 test_evaluator = val_evaluator
+auto_scale_lr = dict(enable=False, base_batch_size=8)

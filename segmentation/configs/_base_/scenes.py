@@ -22,3 +22,4 @@ _test = [*_load, dict(type="PackSegInputs")]
 train_dataloader = dict(batch_size=8, num_workers=1, dataset=_dataset("training", _train))
 val_dataloader = dict(batch_size=8, num_workers=1, dataset=_dataset("validation", _test))
 test_dataloader = val_dataloader
+auto_scale_lr = dict(enable=False, base_batch_size=8)

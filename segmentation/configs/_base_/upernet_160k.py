@@ -10,6 +10,7 @@ custom_imports = dict(imports=["localmixer.mm"], allow_failed_imports=False)
 
 model = dict(backbone=dict(_delete_=True, type="ZooBackbone", name="swin_tiny", drop_path_rate=0.3))
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.weight_decay))
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # the images of a step that 6e-5 is for
 
 # Swin's decay runs from the first iteration, under the warm-up; the library's config starts it after the warm-up.
 param_scheduler = [
