@@ -33,7 +33,8 @@ def to_windows(x: Tensor, window: int, shift: tuple[int, int] = (0, 0)) -> Tenso
 
 def from_windows(x: Tensor, window: int, size: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> Tensor:
     """The inverse of :func:`to_windows`; ``size`` is the map's height and width before padding."""
-    rows, columns = -(-size[0] // window), -(-size[1] // window)
+    # No negative numbers: ONNX divides towards zero.
+    rows, columns = (size[0] + window - 1) // window, (size[1] + window - 1) // window
     batch, dim = x.shape[0], x.shape[-1]
     x = x.view(batch, rows, columns, window, window, dim).transpose(2, 3)
     x = x.reshape(batch, rows * window, columns * window, dim)
@@ -55,7 +56,7 @@ def shift_mask(size: tuple[int, int], window: int, shift: tuple[int, int], like:
     """
     regions = []
     for length, by in zip(size, shift, strict=True):
-        padded = -(-length // window) * window
+        padded = (length + window - 1) // window * window  # as in from_windows
         index = torch.arange(padded, device=like.device)
         if by:
             regions.append((index >= padded - window).int() + (index >= padded - by).int())

@@ -28,6 +28,15 @@ def is_position_index(value: Tensor) -> bool:
     return value.is_meta or torch.equal(value.cpu(), relative_position_index(round(value.shape[0] ** 0.5)))
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention over (B, windows * heads, n, d), with ``bias`` added to the scores."""
+    if not torch.onnx.is_in_onnx_export():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    # Both exporters give the fused operator's result a memory layout that it does not have.
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return (scores if bias is None else scores + bias).softmax(-1) @ value
+
+
 @register_mixer("window_attention")
 class WindowAttention(WindowMixer):
     """Local attention (equations 1 to 3): weights from softmax(q k / sqrt(d) + position bias) in each window.
@@ -78,7 +87,7 @@ class WindowAttention(WindowMixer):
         batch, count, n, dim = windows.shape
         qkv = self.qkv(windows).view(batch, count, n, 3, self.num_heads, -1)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        y = attend(query, key, value, bias)
         return y.view(batch, count, self.num_heads, n, -1).transpose(2, 3).reshape(batch, count, n, dim)
 
     def _bias(self, size: tuple[int, int], shift: tuple[int, int], windows: Tensor) -> Tensor | None:

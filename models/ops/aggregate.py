@@ -75,21 +75,24 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def exported_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `models.ops.local_aggregate`."""
+    """As `models.ops.local_aggregate`, in operators that ONNX has, for any batch size: a sum over shifted maps."""
     if weight.dim() == 3:
         return shared_forward(x, weight, bias)
     batch, height, width, channels = x.shape
-    groups, kernel_height, kernel_width = weight.shape[-3:]
-    padded = pad_positions(x, kernel_height, kernel_width).permute(0, 3, 1, 2)
-    patches = F.unfold(padded, (kernel_height, kernel_width))
-    taps = kernel_height * kernel_width
-    patches = patches.reshape(batch, groups, channels // groups, taps, height * width)
+    groups, rows, columns = weight.shape[-3:]
+    padded = pad_positions(x, rows, columns).reshape(
+        batch, height + rows - 1, width + columns - 1, groups, channels // groups
+    )
     if weight.dim() == 4:
-        out = torch.matmul(weight.reshape(batch, groups, 1, 1, taps), patches).squeeze(3)
-    else:
-        weight = weight.reshape(batch, height * width, groups, 1, taps).permute(0, 2, 3, 4, 1)
-        out = (weight * patches).sum(3)
-    out = out.reshape(batch, channels, height, width).permute(0, 2, 3, 1)
+        weight = weight[:, None, None]
+    out: Tensor | None = None
+    for row in range(rows):
+        for column in range(columns):
+            shifted = padded[:, row : row + height, column : column + width]
+            term = weight[..., row, column].unsqueeze(-1) * shifted
+            out = term if out is None else out + term
+    assert out is not None
+    out = out.reshape(batch, height, width, channels)
     return out if bias is None else out + bias
 
 

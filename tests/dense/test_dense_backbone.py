@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from mmdet.registry import MODELS as DETECTION
@@ -250,3 +252,22 @@ def test_swins_released_dense_names_load() -> None:
     image = torch.randn(1, 3, 61, 90)
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(swin(image), other(image), strict=True))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx_by_both_exporters(mixer_family: str, dynamo: bool, tmp_path: Path) -> None:
+    """The maps of a file equal PyTorch's; the height is no multiple of the window, the second blocks shift theirs."""
+    backbone = randomise(ZooBackbone(f"{mixer_family}_nano"))
+    image = torch.randn(1, 3, 96, 128)
+    names = [f"map{index}" for index in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            backbone, (image,), tmp_path / "a.onnx", dynamo=dynamo, verbose=False, opset_version=18,
+            input_names=["image"], output_names=names,
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+        found = session.run(names, {"image": image.numpy()})
+    with torch.no_grad():
+        for expected, got in zip(backbone(image), found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-4, rtol=1e-3)
