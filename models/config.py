@@ -15,7 +15,7 @@ from .mixers import mixer_class, mixer_options
 
 def _argument_sentences() -> dict[str, str]:
     """What the docstring of the backbone says of each argument: lines ``name, name: text`` under ``Args:``."""
-    text = cleandoc(LocalNet.__doc__ or "").split("Args:\n")[1].split("\n\n")[0]
+    text = cleandoc(LocalNet.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]  # none under python -OO
     entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n        .+)*)", text, re.MULTILINE)
     return {name: " ".join(what.split()).rstrip(".") for names, what in entries for name in names.split(", ")}
 
@@ -27,9 +27,9 @@ class _ModelConfigBase(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str = Field(description="a model of the zoo, or timm:NAME")
-    num_classes: int = Field(default=1000, ge=0, description=ARGUMENTS["num_classes"])
-    in_chans: int = Field(default=3, ge=1, description=ARGUMENTS["in_chans"])
-    img_size: int | tuple[int, int] = Field(default=224, description=ARGUMENTS["img_size"])
+    num_classes: int = Field(default=1000, ge=0, description=ARGUMENTS.get("num_classes"))
+    in_chans: int = Field(default=3, ge=1, description=ARGUMENTS.get("in_chans"))
+    img_size: int | tuple[int, int] = Field(default=224, description=ARGUMENTS.get("img_size"))
     grad_checkpointing: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory"
     )
@@ -61,7 +61,7 @@ def _fields() -> dict[str, Any]:
     hints = get_type_hints(LocalNet.__init__)
     names = [name for name in signature(LocalNet.__init__).parameters if name != "self"]
     return {
-        name: (hints[name] | None, Field(default=None, description=f"{ARGUMENTS[name]}; null: as the model has it"))
+        name: (hints[name] | None, Field(default=None, description=f"{ARGUMENTS.get(name)}; null: as the model has it"))
         for name in names
         if name not in _ModelConfigBase.model_fields
     }

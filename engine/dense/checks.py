@@ -87,14 +87,19 @@ def check_class_names(meta: dict[str, Any], dataset: ConfigDict, scope: str, sou
     Raises:
         UserError: they differ; names both sides. Weights that keep no names are taken as they are.
     """
-    kept = {str(key).lower(): value for key, value in {**meta, **(meta.get("dataset_meta") or {})}.items()}
-    trained, given = [str(name) for name in kept.get("classes") or ()], class_names(dataset, scope)
+    trained, given = trained_classes(meta), class_names(dataset, scope)
     if not trained or not given or trained == given:
         return
     if len(trained) != len(given):
         raise UserError(f"{source}: was trained with {len(trained)} classes, the data set has {len(given)}")
     at = next(index for index, names in enumerate(zip(trained, given, strict=True)) if names[0] != names[1])
     raise UserError(f"{source}: class {at} was trained as {trained[at]!r}, the data set calls it {given[at]!r}")
+
+
+def trained_classes(meta: dict[str, Any]) -> list[str]:
+    """The class names in the meta data of a checkpoint, of this generation of the libraries or the one before."""
+    kept = {str(key).lower(): value for key, value in {**meta, **(meta.get("dataset_meta") or {})}.items()}
+    return [str(name) for name in kept.get("classes") or ()]
 
 
 def existing(dataset: ConfigDict, name: str, where: str, *, folder: bool) -> Path:

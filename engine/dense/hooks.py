@@ -80,7 +80,7 @@ class StartHook(Hook):
 
 def number(value: float) -> float | None:
     """A metric for JSON, which has no NaN: the evaluators' word for a class that does not occur."""
-    return round(float(value), 6) if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 @HOOKS.register_module()

@@ -63,7 +63,7 @@ def train(task: str, argv: list[str] | None = None) -> None:
     set_amp(config, args.amp)
     set_batch(config, args.scale_lr)
     resumed = _set_resume(config, args.resume)
-    seed = _seed(args.seed, resumed)
+    seed = _seed(config, args.seed, resumed)
     _set_pretrained(config, args.pretrained)
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
@@ -113,7 +113,7 @@ def test(task: str, argv: list[str] | None = None) -> None:
     metrics = runner.test()
     leave_group(runner)
     if int(os.environ.get("RANK", 0)) == 0:
-        line = json.dumps({name: number(value) for name, value in metrics.items()}, allow_nan=False)
+        line = json.dumps({name: number(round(float(value), 6)) for name, value in metrics.items()}, allow_nan=False)
         print(line)  # noqa: T201
         if args.json:
             Path(args.json).write_text(line + "\n")
@@ -156,29 +156,31 @@ def use_faster_coco_eval() -> None:
 
 def _set_resume(config: Config, resume: str | None) -> dict[str, Any]:
     """The meta data of the checkpoint that the run goes on from; empty for a new run, which wants an unused folder."""
-    last = find_latest_checkpoint(config.work_dir)
+    if resume is None and config.get("resume"):  # the library's own way to say it
+        resume = config.get("load_from") or "auto"
     if resume is None:
-        if last or Path(config.work_dir, RunFolder.RESULT).exists():
+        if any(Path(config.work_dir, name).exists() for name in ("last_checkpoint", RunFolder.RESULT)):
             raise UserError(
                 f"--work-dir {config.work_dir}: holds a run already; go on with --resume, or give another folder"
             )
         return {}
-    if resume != "auto":
-        check_checkpoint(resume)
-        last = resume
-    config.resume, config.load_from = last is not None, last
-    # Reading it here refuses what the library would open unsafely.
-    return read_checkpoint(last).get("meta") or {} if last else {}
+    last = find_latest_checkpoint(config.work_dir) if resume == "auto" else resume
+    config.resume = last is not None
+    if last is None:  # nothing to go on from yet: the run begins as its config says
+        return {}
+    check_checkpoint(last)
+    config.load_from = last
+    return read_checkpoint(last).get("meta") or {}  # refuses what the library would open unsafely
 
 
-def _seed(wanted: int | None, resumed: dict[str, Any]) -> int:
-    """0 unless given; a resumed run keeps its own."""
+def _seed(config: Config, wanted: int | None, resumed: dict[str, Any]) -> int:
+    """The option, else the config's, else 0; a resumed run keeps its own."""
+    if wanted is None:
+        wanted = (config.get("randomness") or {}).get("seed")
     kept = resumed.get("seed")
-    if kept is None:
-        return wanted or 0
-    if wanted not in (None, kept):
+    if kept is not None and wanted not in (None, kept):
         raise UserError(f"--seed {wanted}: the run that goes on was begun with seed {kept}")
-    return int(kept)
+    return int(wanted or 0 if kept is None else kept)
 
 
 def _check_resumed_classes(config: Config, resumed: dict[str, Any]) -> None:

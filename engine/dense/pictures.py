@@ -1,4 +1,4 @@
-"""Pictures as the libraries will read them, looked at without decoding them."""
+"""Pictures as the libraries will read them, looked at without decoding those whose ends are in order."""
 
 from pathlib import Path
 
@@ -15,19 +15,17 @@ def picture_size(file: Path, *, turn: bool) -> tuple[int, int]:
     """(width, height) in pixels, after the EXIF turn where the loader makes it.
 
     Raises:
-        UserError: the file cannot be read as an image, or its end is missing.
+        UserError: the file cannot be read as an image, or is cut off.
     """
     try:
         with Image.open(file) as image, file.open("rb") as stream:
-            end = ENDS.get(image.format or "", b"")
-            stream.seek(max(file.stat().st_size - 4096, 0))
-            whole = end in stream.read()
-            kind, (width, height) = image.format, image.size
+            width, height = image.size
             turned = turn and image.getexif().get(ORIENTATION, 1) >= 5
+            stream.seek(max(file.stat().st_size - 4096, 0))
+            if ENDS.get(image.format or "", b"") not in stream.read():
+                image.load()  # cut off, or followed by something else, as a camera's short film: decoding knows
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as an image ({type(error).__name__})") from error
-    if not whole:
-        raise UserError(f"{file}: is cut off: the end of a {kind} file is missing")
+        raise UserError(f"{file}: cannot be read as an image ({error})") from error
     return (height, width) if turned else (width, height)
 
 

@@ -23,8 +23,6 @@ from torch.utils.data import BatchSampler, Dataset
 
 from data.workers import end_with_parent
 
-State = tuple[Any, Any, torch.Tensor]
-
 
 def seed_all(*key: int) -> None:
     """Seed Python's, numpy's and torch's generators with what follows from ``key``."""
@@ -123,7 +121,6 @@ class ReplayHook(Hook):
 def start_worker(worker_id: int) -> None:
     """In a loader worker, before its first sample."""
     end_with_parent()
-    torch.set_num_threads(1)
 
 
 def make_exact(config: Config, seed: int) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from engine.dense.arguments import load_mm_config, set_batch
 from engine.dense.launch import test as run_test
 from engine.dense.launch import train
+from engine.dense.pictures import picture_size
 from models.errors import UserError
 from models.mm import ZooBackbone
 
@@ -184,7 +185,15 @@ def test_a_truncated_picture_is_named(task: str, copy: Path) -> None:
     file = copy / "images" / "training" / "000003.jpg"
     file.write_bytes(file.read_bytes()[:-40])
     message = refused(task, {"detection": DETECTION, "segmentation": SEGMENTATION}[task], "--data-root", str(copy))
-    assert message == f"{file}: is cut off: the end of a JPEG file is missing"
+    assert message.startswith(f"{file}: cannot be read as an image (image file is truncated")
+
+
+def test_a_picture_with_something_behind_its_end_is_whole(copy: Path) -> None:
+    """Cameras append short films; the readers of both libraries stop at the picture's end."""
+    file = copy / "images" / "training" / "000003.jpg"
+    file.write_bytes(file.read_bytes() + b"film" * 5000)
+    assert mmcv.imfrombytes(file.read_bytes()).shape[:2] == (160, 192)
+    assert picture_size(file, turn=True) == (192, 160)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +256,18 @@ def test_a_start_that_the_library_would_pass_over(value, words: list[str]) -> No
     with pytest.raises(UserError) as caught:
         ZooBackbone("dw_conv_nano", init_cfg=value)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_first_start_with_resume_keeps_the_weights_to_start_from(scenes: Path) -> None:
+    """Sweeps and the quickstarts always say --resume; with nothing to resume, load_from still counts."""
+    arguments = ["--data-root", str(scenes), "--resume", "--cfg-options"]
+    assert refused("segmentation", SEGMENTATION, *arguments, "load_from=nowhere.pth") == (
+        "checkpoint nowhere.pth: no such file"
+    )
+    message = refused("segmentation", SEGMENTATION, *arguments, "load_from=[a.pth,b.pth]")
+    assert "load_from: ['a.pth', 'b.pth'] is not the path of one file" in message
+    message = refused("segmentation", SEGMENTATION, *arguments, "load_from=https://host/a.pth")
+    assert message == "checkpoint https://host/a.pth: an address; download the file and give its path"
 
 
 def test_a_work_dir_that_cannot_be_written_is_one_line(scenes: Path, tmp_path: Path) -> None:

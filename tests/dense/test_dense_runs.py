@@ -211,7 +211,8 @@ def swins_name(key: str) -> str:
 def test_weights_and_data_of_other_classes_are_refused(scenes: Path, tmp_path: Path) -> None:
     """Names are kept in the checkpoint; testing and resuming compare them one by one."""
     work = tmp_path / "run"
-    train("segmentation", [CONFIGS["segmentation"], *options("segmentation", scenes, work, 2)])
+    train("segmentation", [CONFIGS["segmentation"], *options("segmentation", scenes, work, 2), "+randomness.seed=7"])
+    assert json.loads((work / "result.json").read_text())["seed"] == 7  # the config's own
     last = (work / "last_checkpoint").read_text()
     others = ["background", *"abcdefghij"]
     swapped = [f"{split}_dataloader.dataset.metainfo.classes={others}" for split in ("train", "val", "test")]

@@ -16,8 +16,8 @@ from data.decode import Encoded
 from data.readers import open_reader
 from data.transforms import EvalTransform, channel_values
 from engine.config import load_config
+from engine.dense import checks
 from engine.dense.arguments import datasets, load_mm_config
-from engine.dense.checks import class_names as class_names_of
 from engine.dense.weights import load_model
 from models import build_model
 from models.checkpoint import convert_state, load_pretrained, read_weights
@@ -132,8 +132,7 @@ class Segmentor:
 
 def _class_names(meta: dict, config: Config) -> list[str]:
     """The names that the checkpoint was trained with, else those of the config's test set."""
-    known = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
-    return list(known.get("classes") or class_names_of(next(datasets(config, "test")), config.default_scope))
+    return checks.trained_classes(meta) or checks.class_names(next(datasets(config, "test")), config.default_scope)
 
 
 def _build(config: Config) -> nn.Module:
