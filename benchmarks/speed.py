@@ -49,6 +49,7 @@ from benchmarks import suites
 from benchmarks.measure import Timing, ceilings, interleaved, peak_memory
 from benchmarks.operators import operator_rows
 from benchmarks.specs import DTYPES, Spec, Work, build_model, flops_of_image, size_of, step_of
+from engine.runfolder import git_commit
 from models.errors import UserError
 
 
@@ -119,6 +120,7 @@ def measure(options: argparse.Namespace, groups: list[suites.TimingGroup]) -> di
     ceiling = ceilings(options.device, {name: DTYPES[name] for name in sorted(dtypes)})
     about = reports.machine(options.device)
     found = {"machine": about, "command": "python " + " ".join(sys.argv), "date": time.strftime("%Y-%m-%d")}
+    found["commit"] = git_commit()
     show(f"{about['processor']}, {about['threads']} threads, {about['device']}, torch {about['torch']}")
     show("ceilings: " + ", ".join(f"{k} {v:.0f} {'GB/s' if k == 'copy' else 'GFLOP/s'}" for k, v in ceiling.items()))
     operators: list[dict[str, Any]] = []

@@ -114,6 +114,38 @@ class DenseResult(Record):
     commit: str
     device: str
     checkpoint_sha256: str | None
+    precision: str | None = None
+    """Of training; not in records of before December 2026."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRecord(Record):
+    """A line of a dense run's ``log.jsonl``: the mean loss of the steps since the last validation, and its metrics."""
+
+    kind: str = "validation"
+    epoch: int | None
+    """None where the loop counts iterations."""
+    iteration: int
+    train_loss: float | None
+    """Of rank 0, as in the library's own log."""
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseEvaluation(Record):
+    """What detection/test.py and segmentation/test.py print beside the metrics, in the same JSON line."""
+
+    task: str
+    config: str
+    options: list[str]
+    """Changes of the config that the figures depend on."""
+    eval_images: int
+    dataset: str
+    checkpoint: str
+    checkpoint_sha256: str
+    commit: str
+    device: str
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +191,10 @@ class RunFolder:
 
     folder: Path
     config: dict[str, Any]
-    """``config.yaml`` as it was resolved; empty for dense runs."""
+    """``config.yaml``: of a classifier as it was resolved, of a dense run its recipe."""
     epochs: list[EpochRecord]
+    validations: list[ValidationRecord]
+    """Of dense runs."""
     result: RunResult | DenseResult | None
     """None before the end."""
 
@@ -201,7 +235,8 @@ def read_run(folder: Path) -> RunFolder:
         near = f"; {hint(str(folder), beside)}" if beside else ""
         raise UserError(f"{folder}: no config.yaml, log.jsonl or result.json, so this is no run folder{near}")
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return RunFolder(folder, settings, _read_epochs(log), read_result(result) if result.is_file() else None)
+    epochs, validations = _read_log(log)
+    return RunFolder(folder, settings, epochs, validations, read_result(result) if result.is_file() else None)
 
 
 def read_result(path: Path) -> RunResult | DenseResult:
@@ -232,17 +267,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_epochs(path: Path) -> list[EpochRecord]:
-    """The epochs of a log; a last line that a kill has cut is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    epochs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines):
-                continue
-            raise UserError(f"{path}: line {number} is no JSON record") from None
+def _read_log(path: Path) -> tuple[list[EpochRecord], list[ValidationRecord]]:
+    """The epochs and validations of a log."""
+    epochs, validations = [], []
+    for number, values in log_lines(path):
         if values.get("kind") == "epoch":
             epochs.append(EpochRecord.from_json(values, f"{path}: line {number}"))
-    return epochs
+        elif values.get("kind") == "validation":
+            validations.append(ValidationRecord.from_json(values, f"{path}: line {number}"))
+    return epochs, validations
+
+
+def log_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a log with their numbers; a last line that a kill has cut is left out.
+
+    Raises:
+        UserError: another line is no JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append((number, json.loads(line)))
+        except json.JSONDecodeError:
+            if number != len(lines):
+                raise UserError(f"{path}: line {number} is no JSON record") from None
+    return found

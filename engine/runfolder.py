@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -84,15 +85,41 @@ def check_same_run(folder: Path, config: Config) -> None:
     if not path.exists():
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = to_dict(config)
-    for section in ("model", "data", "train", "eval"):
-        for key in sorted(before.get(section, {}).keys() | now[section].keys()):
-            old, new = before.get(section, {}).get(key), now[section].get(key)
-            if old != new and key not in FREE.get(section, ()):
-                raise UserError(
-                    f"output: {folder} holds a run with {section}.{key} = {old}, now it is {new}; go on with the old "
-                    f"value or choose another output folder"
-                )
+    for key, old, new in departures(before, to_dict(config), ("model", "data", "train", "eval"), FREE):
+        raise UserError(
+            f"output: {folder} holds a run with {key} = {old}, now it is {new}; go on with the old value or choose "
+            f"another output folder"
+        )
+
+
+def departures(
+    run: Mapping[str, Any], other: Mapping[str, Any], sections: Iterable[str], free: Mapping[str, Container[str]]
+) -> list[tuple[str, Any, Any]]:
+    """The keys in which two configs differ, with both values, None for one that is not there.
+
+    Args:
+        free: keys of a section that may differ.
+    """
+    found = []
+    for section in sections:
+        one, two = (dict(_flat(config.get(section) or {})) for config in (run, other))
+        for key in sorted(one.keys() | two.keys()):
+            if one.get(key) != two.get(key) and key not in free.get(section, ()):
+                found.append((f"{section}.{key}" if key else section, one.get(key), two.get(key)))
+    return found
+
+
+def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, and of lists of mappings, by their dotted keys."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        inner = node.items()
+    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        inner = enumerate(node)
+    else:
+        yield name, node
+    for key, value in inner:
+        yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
 def record_start(folder: Path, config: Config, world: World, step: int) -> None:

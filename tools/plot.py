@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="curves|tradeoff")
     curves = kinds.add_parser("curves", help="runs in one figure")
     curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    curves.add_argument("--labels", help="names of the runs, separated by commas (default: their folders)")
+    curves.add_argument("--labels", help="names of the runs, separated by commas (default: where their paths differ)")
     tradeoff = kinds.add_parser("tradeoff", help="accuracy against cost")
     tradeoff.add_argument("results", type=Path, metavar="RESULTS.json")
     tradeoff.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
@@ -36,7 +36,7 @@ if __name__ == "__main__":
 import matplotlib
 import matplotlib.pyplot as plt
 
-from engine.records import read_run
+from engine.records import ValidationRecord, read_run
 from models.errors import UserError
 from tools.sweeps import report
 
@@ -45,38 +45,76 @@ matplotlib.use("Agg")
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: epochs with their mean training loss, and epochs with an evaluation."""
+    """One run: the mean training loss and the validation score over epochs, or over iterations."""
 
     label: str
     loss: list[tuple[int, float]]
-    top1: list[tuple[int, float]]
+    score: list[tuple[int, float]]
+    name: str = "top-1 (%)"
+    over: str = "epoch"
 
 
 def read_curve(folder: Path, label: str | None = None) -> Curve:
-    """Read the epochs of a run folder; a last line cut by a kill is left out.
+    """Read what a run folder has so far; a last line cut by a kill is left out.
 
     Raises:
         UserError: there is no such run, a line is no record, or no epoch has ended yet.
     """
-    epochs = read_run(folder).epochs
-    if not epochs:
+    run = read_run(folder)
+    if run.validations:
+        return _dense_curve(run.validations, label or folder.name)
+    if not run.epochs:
         raise UserError(f"{folder / 'log.jsonl'}: no epoch has ended yet")
-    loss = [(record.epoch, record.train_loss) for record in epochs if record.train_loss is not None]
-    top1 = [(record.epoch, record.top1) for record in epochs if record.top1 is not None]
-    return Curve(label or folder.name, loss, top1)
+    loss = [(record.epoch, record.train_loss) for record in run.epochs if record.train_loss is not None]
+    score = [(record.epoch, record.top1) for record in run.epochs if record.top1 is not None]
+    return Curve(label or folder.name, loss, score)
+
+
+SCORES = {"coco/bbox_mAP": ("box AP", 100.0), "mIoU": ("mIoU (%)", 1.0)}
+
+
+def _dense_curve(records: list[ValidationRecord], label: str) -> Curve:
+    """Box AP of a detector, mean IoU of a segmentor, or the first metric of another library's model."""
+    key = next((key for key in SCORES if key in records[0].metrics), next(iter(records[0].metrics), ""))
+    name, factor = SCORES.get(key, (key, 1.0))
+    over = "iteration" if records[0].epoch is None else "epoch"
+    at = [(record.iteration if record.epoch is None else record.epoch, record) for record in records]
+    loss = [(x, record.train_loss) for x, record in at if record.train_loss is not None]
+    score = [(x, value * factor) for x, record in at if (value := record.metrics.get(key)) is not None]
+    return Curve(label, loss, score, name, over)
+
+
+def run_labels(folders: list[Path]) -> list[str]:
+    """Names that tell runs apart: the parts of their paths that are not the same in all of them."""
+    if len(folders) == 1:
+        return [folders[0].resolve().name]
+    parts = [folder.resolve().parts for folder in folders]
+    depth = max(map(len, parts))
+    padded = [("",) * (depth - len(path)) + path for path in parts]
+    differ = [index for index in range(depth) if len({path[index] for path in padded}) > 1]
+    return ["/".join(path[index] for index in differ if path[index]) or path[-1] for path in padded]
 
 
 def draw_curves(curves: list[Curve], path: Path) -> None:
-    """Draw curves to an image file: training loss on the left, validation top-1 on the right."""
+    """Draw curves to an image file: training loss on the left, the validation score on the right.
+
+    Raises:
+        UserError: the runs were measured in different things.
+    """
+    kinds = list(dict.fromkeys((curve.over, curve.name) for curve in curves))
+    if len(kinds) > 1:
+        texts = " and ".join(f"{name} over {over}s" for over, name in kinds[:2])
+        raise UserError(f"curves: {texts} do not go into one figure")
+    ((over, name),) = kinds
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     colours = plt.get_cmap("tab10" if len(curves) <= 10 else "turbo")
     for index, curve in enumerate(curves):
         colour = colours(index if len(curves) <= 10 else index / (len(curves) - 1))
-        for axis, points in ((left, curve.loss), (right, curve.top1)):
+        for axis, points in ((left, curve.loss), (right, curve.score)):
             marker = "o" if len(points) == 1 else ""
             axis.plot([x for x, _ in points], [y for _, y in points], marker=marker, color=colour, label=curve.label)
-    for axis, label in ((left, "training loss"), (right, "validation top-1 (%)")):
-        axis.set_xlabel("epoch")
+    for axis, label in ((left, "training loss"), (right, f"validation {name}")):
+        axis.set_xlabel(over)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -157,7 +195,7 @@ def main() -> None:
     if args.kind == "tradeoff":
         draw_tradeoff(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
     else:
-        labels = args.labels.split(",") if args.labels else [None] * len(args.runs)
+        labels = args.labels.split(",") if args.labels else run_labels(args.runs)
         if len(labels) != len(args.runs):
             raise UserError(f"--labels: {len(labels)} names for {len(args.runs)} runs")
         draw_curves([read_curve(run, label) for run, label in zip(args.runs, labels, strict=True)], args.output)

@@ -166,7 +166,7 @@ def set_batch(config: Config, scale: bool) -> None:
 
 def processes(config: Config) -> int:
     """Processes of the run, before they have met."""
-    if config.launcher == "none":
+    if config.get("launcher", "none") == "none":
         return 1
     return int(os.environ.get("SLURM_NTASKS" if config.launcher == "slurm" else "WORLD_SIZE", 1))
 

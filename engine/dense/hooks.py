@@ -15,12 +15,12 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from engine.dense.weights import load_start
 from engine.files import write_atomic
-from engine.records import DenseResult, RunFolder, read_result
+from engine.records import DenseResult, RunFolder, ValidationRecord, log_lines, read_result
 from engine.runfolder import device_name, git_commit
 from engine.weights import file_hash
 
@@ -84,6 +84,59 @@ def number(value: float) -> float | None:
 
 
 @HOOKS.register_module()
+class CurveHook(Hook):
+    """Leave in ``log.jsonl`` what curves are drawn from: a line for each validation.
+
+    The sum of the losses since the last validation travels in the checkpoints, so that a resumed run leaves the lines
+    of a whole one.
+    """
+
+    def __init__(self) -> None:
+        self._sum: float | torch.Tensor = 0.0
+        self._steps, self._written = 0, -1
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take up the sum of the run that goes on."""
+        self._sum, self._steps = checkpoint.get("losses", (0.0, 0))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Give the sum along."""
+        checkpoint["losses"] = (float(self._sum), self._steps)
+
+    def before_train(self, runner: Runner) -> None:
+        """Leave out lines of steps that are trained again, and what a kill has cut."""
+        self._path = Path(runner.work_dir, "log.jsonl")
+        lines = (
+            [values for _, values in log_lines(self._path) if values["iteration"] <= runner.iter] if runner.iter else []
+        )
+        self._written = lines[-1]["iteration"] if lines else -1
+        if runner.iter in (0, self._written):
+            self._sum, self._steps = 0.0, 0
+        if is_main_process():
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add the loss of a step, where it lies."""
+        self._sum = self._sum + outputs["loss"].detach().double()
+        self._steps += 1
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the line, once for each iteration."""
+        if not self._steps or self._written == runner.iter:
+            return
+        record = ValidationRecord(
+            epoch=None if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.epoch,
+            iteration=runner.iter,
+            train_loss=number(float(self._sum) / self._steps),
+            metrics={name: number(value) for name, value in (metrics or {}).items()},
+        )
+        self._sum, self._steps, self._written = 0.0, 0, runner.iter
+        if is_main_process():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
+
+
+@HOOKS.register_module()
 class ResultHook(Hook):
     """Leave `result.json` in the run folder, as train_cls.py does: what the last weights were measured to do.
 
@@ -92,6 +145,9 @@ class ResultHook(Hook):
     """
 
     priority = "LOWEST"
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
 
     def before_train(self, runner: Runner) -> None:
         """Remember where it starts, and the commit of the code that runs; the checkout may move on while it does."""
@@ -130,4 +186,5 @@ class ResultHook(Hook):
             commit=self._commit,
             device=device_name(next(runner.model.parameters()).device),
             checkpoint_sha256=file_hash(Path(last.read_text(encoding="utf-8"))) if last.exists() else None,
+            precision=self.precision,
         )

@@ -15,6 +15,7 @@ os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -33,11 +34,16 @@ from engine.dense.arguments import (
 )
 from engine.dense.checks import check_checkpoint, check_class_names, check_config, check_datasets
 from engine.dense.hooks import number
+from engine.dense.recipe import LEFT_OUT, config_name, keep_recipe, recipe
 from engine.dense.replay import make_exact
 from engine.dense.weights import load_model, read_checkpoint
-from engine.records import RunFolder
+from engine.records import DenseEvaluation, RunFolder
+from engine.runfolder import device_name, git_commit
+from engine.weights import file_hash
 from models.errors import UserError
 from models.mm import start_file
+
+FREE_OPTIONS = LEFT_OUT - {"init_cfg", "norm_from"}  # of an evaluation
 
 
 @contextmanager
@@ -62,6 +68,7 @@ def train(task: str, argv: list[str] | None = None) -> None:
     config = prepare(task, args)
     set_amp(config, args.amp)
     set_batch(config, args.scale_lr)
+    learned = recipe(config, task, args.pretrained)
     resumed = _set_resume(config, args.resume)
     seed = _seed(config, args.seed, resumed)
     _set_pretrained(config, args.pretrained)
@@ -71,11 +78,14 @@ def train(task: str, argv: list[str] | None = None) -> None:
     config.custom_hooks = [
         *config.get("custom_hooks", []),
         {"type": "PlainCheckpointHook"},
-        {"type": "ResultHook"},
+        {"type": "CurveHook"},
+        {"type": "ResultHook", "precision": learned["precision"]},
         *_start_hooks(config),
     ]
     make_exact(config, seed)
     runner = build_runner(config)
+    if is_main_process():
+        keep_recipe(Path(config.work_dir), learned, bool(config.resume))
     runner.train()
     leave_group(runner)
 
@@ -113,10 +123,29 @@ def test(task: str, argv: list[str] | None = None) -> None:
     metrics = runner.test()
     leave_group(runner)
     if int(os.environ.get("RANK", 0)) == 0:
-        line = json.dumps({name: number(round(float(value), 6)) for name, value in metrics.items()}, allow_nan=False)
+        values = {name: number(round(float(value), 6)) for name, value in metrics.items()}
+        line = json.dumps({**values, **_evaluation(task, args, runner).to_json()}, allow_nan=False)
         print(line)  # noqa: T201
         if args.json:
             Path(args.json).write_text(line + "\n")
+
+
+def _evaluation(task: str, args: Any, runner: Runner) -> DenseEvaluation:
+    """What was evaluated."""
+    dataset = runner.test_dataloader.dataset
+    options = [f"{key}={value}" for key, value in args.cfg_options.items() if key.split(".")[-1] not in FREE_OPTIONS]
+    return DenseEvaluation(
+        task=task,
+        config=config_name(args.config),
+        options=options + (["--multi-scale"] if getattr(args, "multi_scale", False) else []),
+        eval_images=len(dataset),
+        dataset=Path(getattr(dataset, "data_root", None) or "").name,
+        checkpoint=args.checkpoint,
+        checkpoint_sha256=file_hash(Path(args.checkpoint)),
+        commit=git_commit(),
+        device=device_name(next(runner.model.parameters()).device),
+        precision="fp32",
+    )
 
 
 def prepare(task: str, args: Any) -> Config:

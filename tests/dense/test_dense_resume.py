@@ -64,3 +64,5 @@ def test_a_killed_run_ends_as_the_whole_one(task: str, workers: int, scenes: Pat
     assert left.keys() == right.keys()
     differing = [key for key, value in left.items() if not torch.equal(value, right[key])]
     assert differing == []
+    assert (broken / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()  # the curve, too
+    assert "changed" not in (broken / "config.yaml").read_text()

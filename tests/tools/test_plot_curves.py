@@ -27,7 +27,7 @@ def test_epochs_and_evaluations_are_read(tmp_path: Path) -> None:
     curve = read_curve(write_run(tmp_path / "swin", 4))
     assert curve.label == "swin"
     assert curve.loss == [(1, 2.0), (2, 1.0), (3, 2.0 / 3), (4, 0.5)]
-    assert curve.top1 == [(2, 52.0), (4, 54.0)]
+    assert curve.score == [(2, 52.0), (4, 54.0)]
 
 
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
@@ -74,3 +74,34 @@ def test_a_broken_log_names_its_line(tmp_path: Path) -> None:
     path.write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="no epoch has ended yet"):
         read_curve(folder)
+
+
+def write_dense(folder: Path, metric: str, epochs: bool) -> Path:
+    folder.mkdir(parents=True)
+    lines = [
+        {"kind": "validation", "epoch": at if epochs else None, "iteration": 10 * at, "train_loss": 3.0 / at}
+        | {"metrics": {"aAcc": 1.0, metric: 0.1 * at}}
+        for at in (1, 2)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def test_detectors_and_segmentors_have_curves(monkeypatch, capsys, tmp_path: Path) -> None:
+    boxes = read_curve(write_dense(tmp_path / "a" / "seed0", "coco/bbox_mAP", True))
+    assert boxes == Curve("seed0", [(1, 3.0), (2, 1.5)], [(1, 10.0), (2, 20.0)], "box AP", "epoch")
+    areas = read_curve(write_dense(tmp_path / "b" / "seed0", "mIoU", False))
+    assert areas == Curve("seed0", [(10, 3.0), (20, 1.5)], [(10, 0.1), (20, 0.2)], "mIoU (%)", "iteration")
+    err = refused(monkeypatch, capsys, str(tmp_path / "a" / "seed0"), str(tmp_path / "b" / "seed0"))
+    assert "box AP over epochs and mIoU (%) over iterations do not go into one figure" in err
+
+
+def test_runs_are_named_by_what_tells_them_apart() -> None:
+    def names(*folders: str) -> list[str]:
+        return plot.run_labels([Path(folder) for folder in folders])
+
+    assert names("/r/swin/seed0") == ["seed0"]
+    assert names("/r/swin/seed0", "/r/dw/seed0") == ["swin", "dw"]
+    assert names("/r/swin/seed0", "/r/swin/seed1") == ["seed0", "seed1"]
+    assert names("/r/swin/seed0", "/r/dw/seed1") == ["swin/seed0", "dw/seed1"]
+    assert len(set(names("/r/swin", "/r/a/swin", "/r/b/swin"))) == 3

@@ -13,7 +13,10 @@ from engine.weights import file_hash
 from models.errors import UserError
 from tools import record_result
 from tools.tables.costs import row_config
-from tools.tables.results import load_records
+from tools.tables.entries import build_entries
+from tools.tables.render import cells, footnotes
+from tools.tables.results import Record, load_records, measured_value, of_row
+from tools.tables.schema import TABLES, Table, load_table
 
 CONFIG = "configs/ablations/table6/dw_conv_se.yaml"
 
@@ -81,7 +84,16 @@ def test_another_recipe_is_refused_by_its_key(monkeypatch, capsys, tables: Path,
     path = finished / "config.yaml"
     path.write_text(path.read_text().replace("epochs: 300", "epochs: 30"), encoding="utf-8")
     err = refused(monkeypatch, capsys, str(finished))
-    assert f"no row has this config: train.epochs is 30 in the run and 300 in {CONFIG}" in err
+    assert f"no row has this config: train.epochs is 30 in the run and 300 in {CONFIG}, the nearest" in err
+
+
+def test_the_nearest_row_has_the_fewest_other_keys(monkeypatch, capsys, tables: Path, finished: Path) -> None:
+    """Neither the first row nor the first that has the model: the fine-tuning of Table 5, but for two keys."""
+    config = to_dict(row_config("configs/finetune384/dw_conv_tiny_w12.yaml train.epochs=7 train.weight_decay=0.5"))
+    (finished / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    err = refused(monkeypatch, capsys, str(finished))
+    assert "train.epochs is 7 in the run and 30 in configs/finetune384/dw_conv_tiny_w12.yaml, the nearest" in err
+    assert "(2 keys differ, next train.weight_decay)" in err
 
 
 def test_another_data_set_is_refused(monkeypatch, capsys, tables: Path, finished: Path) -> None:
@@ -130,3 +142,93 @@ def test_a_record_with_an_unknown_key_is_refused(tables: Path) -> None:
     (tables / "results.yaml").write_text("records: [{confg: x}]\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"record 1: confg"):
         load_records(tables)
+
+
+def record(kind: str, sha: str, **metrics: float) -> Record:
+    return Record(
+        config="c", task="classification", kind=kind, metrics=metrics, dataset="d", images=1,
+        checkpoint_sha256=sha * 64, commit="c0ffee",
+    )  # fmt: skip
+
+
+def test_a_record_of_one_kind_leaves_those_of_another_in_their_cells() -> None:
+    released = [record("evaluated", "a", top1=81.0, top5=95.0), record("evaluated", "a", real=86.0)]
+    trained = [record("trained", "b", top1=79.0), record("trained", "c", top1=81.0)]
+    records = of_row([*released, *trained], "c", "classification")
+    assert [measured_value(records, key) for key in ("top1", "top5", "real")] == [80.0, 95.0, 86.0]
+    records.append(record("evaluated", "b", real=85.0))  # ReaL labels of the weights trained here
+    assert measured_value(records, "real") == 85.0
+    records.append(record("evaluated", "b", real=85.5))  # evaluated again: the last counts, not the mean
+    assert measured_value(records, "real") == 85.5
+
+
+@pytest.mark.parametrize("labels,images,message", [
+    ("real", 50_000, "50000 images were evaluated; the rows of table 2 are on the 46837 of"),
+    ("original", 46_837, "46837 images were evaluated; the rows of table 2 are on the 50000 of"),
+])  # fmt: skip
+def test_a_part_of_the_validation_set_is_refused(
+    monkeypatch, capsys, tables: Path, tmp_path: Path, labels: str, images: int, message: str
+) -> None:
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps(eval_result(model="swin_tiny", labels=labels, images=images)), encoding="utf-8")
+    err = refused(monkeypatch, capsys, "--evaluation", str(path), "--config", "configs/imagenet/swin_tiny.yaml")
+    assert message in err and load_records(tables) == []
+
+
+def speed_report(path: Path, mode: str = "inference", **row: object) -> Path:
+    machine = {"processor": "Some CPU", "threads": 2, "device": "cpu"}
+    work = {"mode": mode, "dtype": "fp32", "batch": 8, "img_size": 224, "device": "cpu"}
+    rows = [{"model": "swin_tiny+fuse", "images_per_second": 24.5} | row, {"model": "dw_conv_tiny", "error": "memory"}]
+    path.write_text(
+        json.dumps({"machine": machine, "groups": [{"work": work, "rows": rows}], "commit": "c0ffee"}, indent=1)
+    )
+    return path
+
+
+def test_a_speed_fills_its_cell_and_names_its_device(monkeypatch, capsys, tables: Path, tmp_path: Path) -> None:
+    assert run(monkeypatch, "--speed", str(speed_report(tmp_path / "speed.json"))) == 0
+    (found,) = load_records(tables)
+    assert (found.config, found.kind, found.metrics) == (
+        "configs/imagenet/swin_tiny.yaml",
+        "timed",
+        {"throughput": 24.5},
+    )
+    table = load_table(TABLES / "table2.yaml")
+    entries = build_entries(table, {}, [found])
+    lines = cells(table, entries)
+    column = lines[0].index("throughput (img. / s)")
+    swin = next(line for line in lines if line[0] == "Swin-T")
+    assert swin[column : column + 2] == ["713.5", "24.50"] and swin[-1] == "cost verified"
+    assert "swin_tiny: timed on Some CPU, 2 threads, fp32, batch 8, swin_tiny+fuse." in footnotes(table, entries)
+
+
+def test_speeds_of_training_or_of_no_row_are_refused(monkeypatch, capsys, tables: Path, tmp_path: Path) -> None:
+    path = speed_report(tmp_path / "speed.json", "train")
+    assert "no model in inference: no row" in refused(monkeypatch, capsys, "--speed", str(path))
+    path = speed_report(tmp_path / "speed.json", model="swin_nano")
+    assert "swin_nano in inference: no row has such a model" in refused(monkeypatch, capsys, "--speed", str(path))
+    path.write_text("{}")
+    assert "no report of benchmarks/speed.py" in refused(monkeypatch, capsys, "--speed", str(path))
+
+
+def test_an_own_table_names_its_data() -> None:
+    own = {"table": "own_a", "title": "t", "source": "s", "rows": [], "images": {"classification": 5}}
+    columns = [{"key": "top1", "label": "top-1", "quantity": "top1"}]
+    with pytest.raises(ValueError, match="data, images: missing for classification"):
+        Table.model_validate({**own, "columns": columns})
+    assert Table.model_validate({**own, "columns": columns, "data": {"classification": "d"}}).images == {
+        "classification": 5
+    }
+
+
+def test_an_own_row_is_measured_on_its_own_data_set(monkeypatch, capsys, tables: Path, finished: Path) -> None:
+    config = "configs/quickstart/swin_nano.yaml"
+    (finished / "config.yaml").write_text(yaml.safe_dump(to_dict(row_config(config))), encoding="utf-8")
+    fields = {"model": "swin_nano", "eval_images": 1000, "epochs": 13}
+    change(finished / "result.json", dataset="others", **fields)
+    assert "others: 1000 images were evaluated; the rows of table own_small are on the 1000 of MNIST-5k" in refused(
+        monkeypatch, capsys, str(finished)
+    )
+    change(finished / "result.json", dataset="MNIST-5k", **fields)
+    assert run(monkeypatch, str(finished)) == 0
+    assert load_records(tables)[0].config == config

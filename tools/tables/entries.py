@@ -62,8 +62,9 @@ class TableEntry:
             return PROPERTY_WRONG if self.wrong else MEASURED
         if self.wrong:
             return COST_WRONG
-        if self.records:
-            return self.records[0].kind
+        kinds = {record.kind for record in self.records}
+        if kinds & {"trained", "evaluated"}:
+            return "trained" if "trained" in kinds else "evaluated"
         if self.cost is None or not self.cost.checked:
             return NOT_RUN
         quantities = {column.key: column.quantity for column in self.table.columns}

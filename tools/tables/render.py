@@ -13,7 +13,7 @@ from models.errors import UserError, hint
 from models.zoo import FAMILIES
 from tools.tables.costs import row_config
 from tools.tables.entries import TableEntry
-from tools.tables.results import Record, measured_value, of_row
+from tools.tables.results import Record, counting, measured_value, of_row
 from tools.tables.schema import COSTS, ROOT, UNITS, Column, Row, Table, shown
 from tools.text import aligned
 
@@ -28,8 +28,8 @@ def heading(table: Table) -> str:
 
 
 def shows_ours(column: Column) -> bool:
-    """Whether a column has a column of ours beside it: text has none, and throughput is measured elsewhere."""
-    return column.quantity not in ("text", "throughput")
+    """Whether a column has a column of ours beside it: text has none."""
+    return column.quantity != "text"
 
 
 def cells(table: Table, entries: list[TableEntry]) -> list[list[str]]:
@@ -86,7 +86,7 @@ def footnotes(table: Table, entries: list[TableEntry]) -> list[str]:
             found.append(f"* {row.label} ({row.key}), {labels[key]}: {text}.")
     for entry in entries:
         found += [f"! {entry.row.key}: {text}" for text in entry.wrong]
-        found += other_precision(entry)
+        found += [*other_precision(entry), *timed_on(entry)]
     quoted = [entry.row.label for entry in entries if entry.cost is not None and entry.cost.counter == "torch"]
     if quoted and any(column.quantity in COSTS for column in table.columns):
         names = ", ".join(dict.fromkeys(quoted))
@@ -103,6 +103,11 @@ def other_precision(entry: TableEntry) -> list[str]:
     wanted = row_config(entry.config).train.precision
     trained = {record.precision for record in entry.records if record.kind == "trained" and record.precision}
     return [f"{entry.row.key}: trained in {found}, its config says {wanted}." for found in sorted(trained - {wanted})]
+
+
+def timed_on(entry: TableEntry) -> list[str]:
+    """A note for a speed: what it was measured on."""
+    return [f"{entry.row.key}: timed on {record.device}." for record in counting(list(entry.records), "throughput")]
 
 
 def as_text(table: Table, entries: list[TableEntry]) -> str:

@@ -78,6 +78,12 @@ EXPECTED_COSTS = "expected_costs.yaml"
 RESULTS = "results.yaml"
 QUESTIONS = "questions.yaml"
 Task = Literal["classification", "detection", "segmentation"]
+PAPERS_DATA: dict[Task, str] = {
+    "classification": "ImageNet-1K's validation set",
+    "detection": "COCO val2017",
+    "segmentation": "ADE20K's validation set",
+}
+PAPERS_IMAGES: dict[Task, int] = {"classification": 50_000, "detection": 5_000, "segmentation": 2_000}
 
 
 class Column(Strict):
@@ -137,6 +143,10 @@ class Table(Strict):
     columns: list[Column]
     rows: list[Row]
     notes: list[str] = Field(default_factory=list)
+    data: dict[Task, str] = Field(default_factory=lambda: dict(PAPERS_DATA))
+    images: dict[Task, int] = Field(default_factory=lambda: dict(PAPERS_IMAGES))
+    """By task, the data set and how many images of it a measurement for this table is on; an own table's must be the
+    name that a run gives its data."""
 
     @model_validator(mode="after")
     def _ours_come_last(self) -> "Table":
@@ -145,6 +155,9 @@ class Table(Strict):
             raise ValueError("rows: those of `source: ours` stand after the paper's")
         if self.is_own and "paper" in sources:
             raise ValueError(f"rows: every row of {self.table} is of `source: ours`")
+        for task in self.tasks() if self.is_own else ():
+            if task not in self.data or task not in self.images or "data" not in self.model_fields_set:
+                raise ValueError(f"data, images: missing for {task}, which the columns of {self.table} are of")
         for row in self.rows:
             if row.source == "ours":
                 row.paper.update({column.key: "-" for column in self.columns if column.key not in row.paper})
