@@ -116,6 +116,8 @@ class DataConfig(_Section):
     """Faster JPEG decoding for training crops; see docs/data.md for the pixel difference. Evaluation is exact."""
     max_corrupt: float = Field(default=0.001, ge=0, le=1)
     """Largest share of unreadable training images before the run stops."""
+    exif: bool = False
+    """Turn pictures as their EXIF says. ImageNet's protocol does not; cameras' pictures need it."""
     max_pixels: int = Field(default=178_956_970, ge=1, lt=2**40)
     """Larger images are refused as decompression bombs."""
     augment: AugmentConfig = AugmentConfig()

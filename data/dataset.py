@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.batch import RawBatch, Replacement
+from data.decode import upright
 from data.errors import CorruptImageError
 from data.readers import Reader
 from data.rng import hash64, seed_sample
@@ -16,10 +17,13 @@ _ATTEMPTS = 16
 class BatchDataset:
     """Makes whole batches. Training replaces unreadable images; evaluation reports the first one."""
 
-    def __init__(self, reader: Reader, transform: TrainTransform | EvalTransform, *, training: bool) -> None:
+    def __init__(
+        self, reader: Reader, transform: TrainTransform | EvalTransform, *, training: bool, exif: bool = False
+    ) -> None:
         self.reader = reader
         self.transform = transform
         self.training = training
+        self.exif = exif
 
     def make(self, key: BatchKey, pixels: np.ndarray) -> RawBatch:
         """Return the batch of a key; the same key gives the same batch in each worker.
@@ -48,7 +52,8 @@ class BatchDataset:
             if self.training:
                 seed_sample(key.seed, key.epoch, wanted, repeat)
             try:
-                sample = self.transform(self.reader.open(index))
+                image = self.reader.open(index)
+                sample = self.transform(upright(image) if self.exif else image)
             except CorruptImageError as error:
                 if not self.training:
                     raise

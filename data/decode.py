@@ -103,6 +103,36 @@ def read_upright(path: Path) -> Image.Image:
         raise CorruptImageError(f"{path}: not a readable image ({describe(error)})") from error
 
 
+_TURNED = range(2, 9)
+_ORIENTATION = 0x0112
+
+
+def is_turned(image: Encoded) -> bool:
+    """Whether a picture's EXIF says that it is to be turned or mirrored before it is looked at.
+
+    Raises CorruptImageError for a broken file.
+    """
+    if image.data is not None and b"Exif\0\0" not in image.data[: 1 << 16]:
+        return False
+    try:
+        return image.open().getexif().get(_ORIENTATION) in _TURNED
+    except CorruptImageError:
+        raise
+    except BROKEN as error:
+        raise CorruptImageError(f"{image.name}: its EXIF cannot be read ({describe(error)})") from error
+
+
+def upright(image: Encoded) -> Encoded:
+    """Turn a picture as its EXIF says. Raises CorruptImageError for a broken file."""
+    if not is_turned(image):
+        return image
+    try:
+        turned = ImageOps.exif_transpose(image.open())
+    except BROKEN as error:
+        raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
+    return Encoded(image.name, turned.size, opened=turned)
+
+
 def jpeg_frame(data: bytes) -> Frame | None:
     """Find the header of an ordinary JPEG, 8 bits in 1 or 3 components; None for anything else.
 

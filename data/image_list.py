@@ -1,5 +1,7 @@
 """A list of images as packed arrays: 1.28 million entries in some 60 MB that all workers share."""
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,7 @@ class ImageList:
 
     names: uint8 (bytes,), all names joined, UTF-8. ends: int64 (n,), where each name ends.
     labels: int32 (n,). classes: the class names in label order. extra: more arrays (n,) of a reader.
+    numbered: the labels are numbers that nothing names; the classes are those numbers then.
     """
 
     names: np.ndarray
@@ -21,6 +24,7 @@ class ImageList:
     labels: np.ndarray
     classes: list[str]
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,8 +34,20 @@ class ImageList:
         start = int(self.ends[index - 1]) if index else 0
         return self.names[start : int(self.ends[index])].tobytes().decode()
 
+    def digest(self) -> str:
+        """Return a hash of all sorted names with their classes: the same for the same images in any order."""
+        pairs = sorted(f"{self.name(index)}\t{self.classes[label]}" for index, label in enumerate(self.labels.tolist()))
+        return hashlib.sha256("\n".join(pairs).encode()).hexdigest()
 
-def pack(names: list[str], labels: list[int] | np.ndarray, classes: list[str], **extra: np.ndarray) -> ImageList:
+
+def pack(
+    names: list[str],
+    labels: list[int] | np.ndarray,
+    classes: list[str],
+    *,
+    numbered: bool = False,
+    **extra: np.ndarray,
+) -> ImageList:
     """Pack lists into an `ImageList`. Raises UserError for a label outside the classes."""
     encoded = [name.encode() for name in names]
     label_array = np.asarray(labels, dtype=np.int32).reshape(-1)
@@ -39,7 +55,8 @@ def pack(names: list[str], labels: list[int] | np.ndarray, classes: list[str], *
         bad = int(np.flatnonzero((label_array < 0) | (label_array >= len(classes)))[0])
         raise UserError(f"label {label_array[bad]} of {names[bad]} is outside the {len(classes)} classes")
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    return ImageList(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, label_array, list(classes), extra)
+    joined = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return ImageList(joined, ends, label_array, list(classes), extra, numbered)
 
 
 def balanced_part(records: ImageList, count: int) -> ImageList:
@@ -59,7 +76,7 @@ def balanced_part(records: ImageList, count: int) -> ImageList:
     indices = np.sort(np.concatenate(chosen))
     names = [records.name(index) for index in indices.tolist()]
     arrays = {key: values[indices] for key, values in records.extra.items()}
-    return pack(names, records.labels[indices], records.classes, **arrays)
+    return pack(names, records.labels[indices], records.classes, numbered=records.numbered, **arrays)
 
 
 def check_name(name: str, source: Path) -> str:
@@ -70,9 +87,28 @@ def check_name(name: str, source: Path) -> str:
     return name
 
 
-def parent_class(name: str, source: Path) -> str:
-    """Return the folder that an archive member lies in: its class. Raises UserError where there is none."""
-    parts = PurePosixPath(name).parts
-    if len(parts) < 2:
-        raise UserError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
-    return parts[-2]
+def is_hidden(name: str) -> bool:
+    """Whether a file is a side file of a system or a program (`._x.jpg`, `.thumb/x.jpg`, `__MACOSX/`), not data."""
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def check_once(names: list[str], source: Path) -> None:
+    """Raises UserError where a name is there twice: its image would count twice."""
+    name, count = Counter(names).most_common(1)[0] if names else ("", 1)
+    if count > 1:
+        raise UserError(f"{source}: {name!r} is there {count} times; each image counts once")
+
+
+def folder_classes(names: list[str], source: Path) -> list[str]:
+    """Return the class of each archive member: its first folder, below folders that hold everything.
+
+    Raises UserError where a member lies in no folder.
+    """
+    paths = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while paths and all(len(parts) > depth + 2 for parts in paths) and len({parts[depth] for parts in paths}) == 1:
+        depth += 1
+    for name, parts in zip(names, paths, strict=True):
+        if len(parts) < depth + 2:
+            raise UserError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
+    return [parts[depth] for parts in paths]

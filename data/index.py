@@ -39,7 +39,7 @@ def _map_again(path: Path, classes: list[str], labels: np.ndarray | None) -> Ima
 def save_index(records: ImageList, path: Path, source: str) -> None:
     """Write a list; `source` describes the data it belongs to. Complete or not at all (temporary file, rename)."""
     arrays = {"names": records.names, "ends": records.ends, "labels": records.labels, **records.extra}
-    header = {"classes": json.dumps(records.classes), "source": source}
+    header = {"classes": json.dumps(records.classes), "source": source, "numbered": json.dumps(records.numbered)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, metadata=header))
@@ -59,7 +59,9 @@ def load_index(path: Path) -> tuple[ImageList, str]:
         meta = header.pop("__metadata__")
         arrays = {key: _map(path, 8 + length, entry) for key, entry in header.items()}
         own = {key: arrays.pop(key) for key in _OWN}
-        records = MappedImageList(**own, classes=json.loads(meta["classes"]), extra=arrays, index_file=path)
+        numbered = json.loads(meta.get("numbered", "false"))
+        classes = json.loads(meta["classes"])
+        records = MappedImageList(**own, classes=classes, extra=arrays, numbered=numbered, index_file=path)
         return records, meta["source"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not an index file of this project ({error}); build it again") from error

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.batch import Batch, Normalizer, RawBatch, Replacement
-from data.classes import check_same_classes, load_classes
+from data.classes import imagenet_classes, load_classes, match_classes, shown_names, without_images
 from data.config import DataConfig
 from data.dataset import BatchDataset
+from data.decode import is_turned
 from data.errors import CorruptImageError
 from data.image_list import ImageList
 from data.readers import Reader, open_reader, quick_classes
@@ -59,11 +61,10 @@ class _Loader:
 
     def __init__(self, cfg: DataConfig, reader: Reader) -> None:
         self.records: ImageList = reader.records
+        self.reader = reader
         self.dataset_name = cfg.dataset_name
         self.classes = reader.records.classes
-        outputs = load_classes(cfg.classes).outputs if cfg.classes else None
-        self.class_outputs: Tensor | None = None if outputs is None else torch.tensor(outputs)
-        """Which outputs of a 1,000-class model the labels count, for data of fewer classes (ImageNet-A, -R)."""
+        """Names of the classes in label order."""
 
     @property
     def num_images(self) -> int:
@@ -78,6 +79,15 @@ class _Loader:
     def name(self, index: int) -> str:
         """Return the name of one image."""
         return self.records.name(index)
+
+    def turned(self, most: int = 300) -> tuple[int, int]:
+        """How many pictures carry a turn in their EXIF, and of how many: all, or `most` spread evenly."""
+        count = min(most, self.num_images)
+        found = 0
+        for number in range(count):
+            with suppress(CorruptImageError):  # the loader says what to do about it
+                found += is_turned(self.reader.open(number * self.num_images // count))
+        return found, count
 
     @property
     def worker_pids(self) -> list[int]:
@@ -101,7 +111,7 @@ class TrainLoader(_Loader):
         self.replaced: dict[int, Replacement] = {}
         self._allowed = math.floor(cfg.max_corrupt * len(reader.records))
         self._sampler = sampler
-        dataset = BatchDataset(reader, transform, training=True)
+        dataset = BatchDataset(reader, transform, training=True, exif=cfg.exif)
         self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
 
     def __len__(self) -> int:
@@ -133,8 +143,14 @@ class EvalLoader(_Loader):
 
     def __init__(self, cfg: DataConfig, reader: Reader, sampler: EvalSampler, transform: EvalTransform) -> None:
         super().__init__(cfg, reader)
+        given = load_classes(cfg.classes) if cfg.classes else None
+        few = given.names if given is not None and given.restricted else None
+        self.class_outputs: Tensor | None = None if few is None else torch.tensor([self.classes.index(c) for c in few])
+        """The only outputs of a model that may be guessed, for data of fewer classes (ImageNet-A, -R)."""
+        self.empty_classes = without_images(reader.records, few)
+        """The classes without images."""
         self._sampler = sampler
-        dataset = BatchDataset(reader, transform, training=False)
+        dataset = BatchDataset(reader, transform, training=False, exif=cfg.exif)
         self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
 
     def __len__(self) -> int:
@@ -170,16 +186,42 @@ def build_eval_loader(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
-    train_classes: list[str] | None = None,
+    outputs: list[str] | None = None,
+    num_outputs: int | None = None,
 ) -> EvalLoader:
-    """Build the evaluation loader of a rank over the val split.
+    """Build the evaluation loader of a rank over the val split; labels are the model's output numbers.
 
-    Its classes must be `train_classes` (`TrainLoader.classes`; by default those of a train split that can be
-    listed at once). Raises UserError for bad input.
+    Args:
+        outputs: the names of the model's classes, where they are known: from its weights, or `TrainLoader.classes`.
+        num_outputs: how many it has, where they are not known.
+
+    Raises UserError for bad input, and where labels cannot be matched with the model's classes.
     """
     reader = open_reader(cfg, "val")
-    expected = train_classes or quick_classes(cfg, "train")
-    if expected and not cfg.classes:
-        check_same_classes(expected, reader.records.classes)
+    whose = "the model"
+    if outputs is None:
+        outputs, whose = _assumed_outputs(cfg, reader.records, num_outputs)
+    reader.records = match_classes(reader.records, outputs, whose)
     sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
     return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
+
+
+def _assumed_outputs(cfg: DataConfig, records: ImageList, count: int | None) -> tuple[list[str], str]:
+    """The class names of a model whose weights have none, and whose names they are: ImageNet's where all classes of
+    the data are, else those of the training split beside them, else those of the data where they are as many.
+    """
+    imagenet = imagenet_classes()
+    from_imagenet = not set(records.classes) - set(imagenet)
+    if from_imagenet and (count == len(imagenet) or (cfg.classes and load_classes(cfg.classes).restricted)):
+        return imagenet, "ImageNet"
+    train = None if cfg.classes else quick_classes(cfg, "train")
+    if train is not None and count in (None, len(train)):
+        return train, "the training split"
+    if count is None or len(records.classes) == count:
+        return records.classes, "the data"
+    if records.numbered and len(records.classes) < count:
+        return [str(number) for number in range(count)], "the model"
+    raise UserError(
+        f"the weights name no classes and have {count}, the data have {len(records.classes)}: "
+        f"{shown_names(records.classes)}; give data.classes, a file with the names of all {count} in their order"
+    )

@@ -1,5 +1,6 @@
 """Build everything that a run needs from its config, in the order that checks the user's input first."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,16 +11,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from data.classes import shown_names
 from engine.batchnorm import BatchNormStats, synchronise
 from engine.config import Config, check_batch
 from engine.distributed import World
 from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
 from engine.step import autocast
+from engine.weights import head_by_name, read_classes
 from models.checkpoint import convert_state, load_pretrained, read_weights
 from models.config import build_model
 from models.errors import UserError
 from models.layers import keep_kernel_response
+
+LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,8 +60,10 @@ def plain_model(config: Config) -> nn.Module:
         return build_model(config.model)
 
 
-def load_initial(model: nn.Module, config: Config) -> list[str]:
+def load_initial(model: nn.Module, config: Config, classes: list[str]) -> list[str]:
     """Load ``train.init_checkpoint`` into the model, if there is one (Table 5: 384 from 224).
+
+    The classifier's rows are taken by the names of ``classes``, the training data's, where the weights name theirs.
 
     Returns:
         Lines that say what was resized and what starts anew.
@@ -69,8 +76,9 @@ def load_initial(model: nn.Module, config: Config) -> list[str]:
         return []
     kept = keep_kernel_response() if config.train.keep_kernel_response else nullcontext()
     with user_input("train.init_checkpoint"), kept:
-        report = load_pretrained(model, convert_state(read_weights(path)))
-    return [f"weights start from {path}", *report.lines()]
+        state, lines = head_by_name(model, convert_state(read_weights(path)), read_classes(path), classes)
+        report = load_pretrained(model, state)
+    return [f"weights start from {path}", *lines, *report.lines()]
 
 
 def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader]:
@@ -89,11 +97,14 @@ def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader
             world_size=world.size,
             seed=config.train.seed,
         )
-    if train.num_classes > config.model.num_classes:
+    given, there = config.model.num_classes, train.num_classes
+    if given != there and not (train.records.numbered and given > there):  # numbers may end before the classes do
         raise UserError(
-            f"model.num_classes: {config.model.num_classes} is below the {train.num_classes} classes of "
-            f"{train.dataset_name}; the nearest valid is {train.num_classes}"
+            f"model.num_classes: {given} is {'below' if given < there else 'above'} the {there} classes of "
+            f"{train.dataset_name}; the nearest valid is {there}"
         )
+    _say_turned(train, config, world)
+    train.classes = train.classes + [str(number) for number in range(there, given)]
     if len(train) < config.train.accumulation:
         raise UserError(
             f"train.batch_size: {config.train.batch_size} is above the {train.num_images} training images of "
@@ -102,20 +113,44 @@ def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader
     return train, build_evaluation_loader(config, world, train.classes)
 
 
-def build_evaluation_loader(config: Config, world: World, train_classes: list[str] | None = None) -> EvalLoader:
-    """The evaluation loader of this rank; its classes must be ``train_classes`` where these are known.
+def build_evaluation_loader(config: Config, world: World, classes: list[str] | None) -> EvalLoader:
+    """The evaluation loader of this rank; says which classes have no images.
+
+    Args:
+        classes: the names of the model's outputs, where its weights or training data have some.
 
     Raises:
-        UserError: the data cannot be read.
+        UserError: the data cannot be read, or have classes that are none of the model's.
     """
     with user_input("data"):
-        return build_eval_loader(
+        loader = build_eval_loader(
             config.data,
             img_size=config.model.img_size,
             batch_size=config.eval.batch_size,
             rank=world.rank,
             world_size=world.size,
-            train_classes=train_classes,
+            outputs=classes,
+            num_outputs=config.model.num_classes,
+        )
+    _say_turned(loader, config, world)
+    if loader.empty_classes:
+        LOG.warning(
+            "WARNING: %d of %d classes have no images in %s: %s",
+            *(len(loader.empty_classes), loader.num_classes, loader.dataset_name, shown_names(loader.empty_classes)),
+        )
+    return loader
+
+
+def _say_turned(loader: TrainLoader | EvalLoader, config: Config, world: World) -> None:
+    """Pictures of cameras lie on their side in a protocol that does not look at their EXIF."""
+    if config.data.exif or not world.is_main:
+        return
+    turned, looked_at = loader.turned()
+    if turned > looked_at / 100:
+        LOG.warning(
+            "WARNING: %d of %d pictures looked at in %s carry a turn in their EXIF and are not turned, as in ImageNet's "
+            "protocol; data.exif=true turns them",
+            *(turned, looked_at, loader.dataset_name),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data import Batch, EvalLoader
+from data.classes import shown_names
 from engine import signals
 from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input
 from engine.config import Config
@@ -23,7 +24,7 @@ from engine.schema import TrainConfig
 from engine.signals import StopRequest
 from engine.step import autocast
 from engine.watchdog import Watchdog
-from engine.weights import file_hash
+from engine.weights import file_hash, read_classes
 from models.checkpoint import convert_state, load_pretrained, read_weights
 from models.errors import UserError
 
@@ -134,7 +135,13 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
     set_up_text_log(None, world.rank)
     watchdog = Watchdog(world, config.train.timeout)
     try:
-        loader = build_evaluation_loader(config, world)
+        classes = read_classes(checkpoint)
+        if classes is not None and len(classes) != config.model.num_classes:
+            raise UserError(
+                f"model.num_classes: {config.model.num_classes}, but {checkpoint} has {len(classes)} classes: "
+                f"{shown_names(classes)}"
+            )
+        loader = build_evaluation_loader(config, world, classes)
         metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
         model = plain_model(config)
         with user_input("--checkpoint"):
@@ -166,4 +173,5 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         precision=config.eval.precision,
         device=device_name(world.device),
         batch_size=config.eval.batch_size,
+        empty_classes=loader.empty_classes or None,
     )

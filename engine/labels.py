@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data import EvalLoader
+from data.classes import imagenet_classes, shown_names
 from models.errors import UserError
 
 TOP = 5
@@ -30,8 +31,7 @@ class TopKAccuracy:
     """One right class for each image.
 
     Args:
-        outputs: which outputs of the model the labels count, where they are fewer (ImageNet-A and -R); the others
-            cannot be guessed.
+        outputs: the only outputs of the model that can be guessed, where they are fewer (ImageNet-A and -R).
     """
 
     def __init__(self, outputs: Tensor | None = None) -> None:
@@ -40,7 +40,7 @@ class TopKAccuracy:
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
         """See :class:`Metric`."""
         if self._outputs is not None:
-            logits = logits[:, self._outputs]
+            logits = torch.full_like(logits, -torch.inf).index_copy(1, self._outputs, logits[:, self._outputs])
         return _tally(guesses(logits) == targets.view(-1, 1), torch.ones_like(targets, dtype=torch.bool))
 
 
@@ -75,14 +75,19 @@ def build_metric(labels: str, loader: EvalLoader, num_classes: int, device: torc
     Raises:
         UserError: the model has too few classes, or ReaL labels are asked for what is not ImageNet's.
     """
-    outputs: Tensor | None = getattr(loader, "class_outputs", None)
-    classes = loader.num_classes if outputs is None else int(outputs.max()) + 1
-    if classes > num_classes:
-        raise UserError(f"model.num_classes: {num_classes} is below the {classes} classes of {loader.dataset_name}")
+    if loader.num_classes > num_classes:
+        raise UserError(
+            f"model.num_classes: {num_classes} is below the {loader.num_classes} classes of {loader.dataset_name}"
+        )
     if labels == "original":
+        outputs = loader.class_outputs
         return TopKAccuracy(None if outputs is None else outputs.to(device))
     if num_classes != 1000:
         raise UserError(f"eval.labels: real needs the 1000 classes of ImageNet, model.num_classes is {num_classes}")
+    if loader.classes != imagenet_classes() and not loader.records.numbered:
+        raise UserError(
+            f"eval.labels: real needs the 1000 classes of ImageNet, the model's are {shown_names(loader.classes)}"
+        )
     return RealAccuracy(loader, device)
 
 

@@ -17,8 +17,8 @@ from engine.weights import file_hash, save_weights
 class OutputWriter:
     """Writes the weights after each epoch and the result after the last. Only rank 0 writes."""
 
-    def __init__(self, config: Config, world: World, dataset: str) -> None:
-        self._config, self._world, self._dataset = config, world, dataset
+    def __init__(self, config: Config, world: World, dataset: str, classes: list[str]) -> None:
+        self._config, self._world, self._dataset, self._classes = config, world, dataset, classes
         self._commit = runfolder.git_commit()  # of the code that runs; the checkout may move on while it does
         self._last = config.output / "last.safetensors"
         self._best = config.output / "best.safetensors"
@@ -56,6 +56,7 @@ class OutputWriter:
         about = {
             "model": to_dict(self._config)["model"],
             "dataset": self._dataset,
+            "classes": self._classes,
             "epoch": progress.epoch,
             "step": progress.step,
             "evaluation": progress.last,
@@ -88,4 +89,5 @@ class OutputWriter:
             checkpoint_sha256=last,
             best_sha256=best,
             precision=config.train.precision,
+            classes=self._classes,
         )

@@ -99,6 +99,8 @@ class RunResult(Record):
     best_sha256: str | None
     precision: str | None = None
     """Of training; not in records of before November 2026."""
+    classes: list[str] | None = None
+    """In the order of the outputs; not in records of before December 2026."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,8 @@ class EvalResult(Record):
     device: str | None = None
     batch_size: int | None = None
     """Images per rank; these three are not in records of before November 2026."""
+    empty_classes: list[str] | None = None
+    """Classes of the model without images, where there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ class TrainState:
     ema: ModelEmaV3 | None
     statistics: BatchNormStats
     progress: Progress
+    data: dict[str, Any] = field(default_factory=dict)
+    """What it learns from (:mod:`engine.identity`)."""
 
     def to_save(self) -> dict[str, Any]:
         """A nested plain value that :meth:`restore` takes."""
@@ -52,6 +54,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
+            "data": self.data,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from engine.config import Config, check_batch, to_dict
 from engine.distributed import World, join_world
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, evaluate
+from engine.identity import check_same, identity
 from engine.labels import build_metric
 from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_text_log
 from engine.meter import Meter, StepProfiler
@@ -49,12 +50,16 @@ class Trainer:
         checkpoints = CheckpointFolder(config.output / "checkpoints", config.train.keep)
         model = plain_model(config)
         saved = checkpoints.load()
-        notes = load_initial(model, config) if saved is None else []
+        notes = load_initial(model, config, self.loader.classes) if saved is None else []
         self.state = build_state(model, config, world, self.steps_per_epoch)
         steps = world.gather(None if saved is None else saved.step)
         if len(set(steps)) > 1:
             raise TrainingFailed(f"ranks see different checkpoints {steps}: all machines must share {config.output}")
+        self.state.data = identity(self.loader, self.eval_loader, model, config, world)
+        if len({repr(data) for data in world.gather(self.state.data)}) > 1:
+            raise TrainingFailed("ranks see different data: classes, images or names of data.root are not the same")
         if saved is not None:
+            check_same(saved.state.get("data"), self.state.data, config.output)
             self.state.restore(saved.state)
         distribute(self.state, config, world)
         self.mix = build_mixup(config.data, config.model.num_classes)
@@ -64,7 +69,7 @@ class Trainer:
 
     def _open_folder(self, checkpoints: CheckpointFolder, notes: list[str]) -> None:
         config, progress, folder = self.config, self.state.progress, self.config.output
-        self.results = OutputWriter(config, self.world, self.loader.dataset_name)
+        self.results = OutputWriter(config, self.world, self.loader.dataset_name, self.loader.classes)
         self.records: RecordLog | None = None
         self.trackers: Trackers | None = None
         if self.world.is_main:

@@ -7,7 +7,8 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from engine.files import write_atomic
 
@@ -37,9 +38,51 @@ def read_about(path: Path) -> dict[str, Any]:
     """What :func:`save_weights` was told about the weights in a file; empty for files of others."""
     if path.suffix != ".safetensors":
         return {}
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(ABOUT)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(ABOUT)
+    except (SafetensorError, OSError):
+        return {}  # whoever reads the weights says what is wrong with the file
     return {} if text is None else json.loads(text)
+
+
+def read_classes(path: Path) -> list[str] | None:
+    """The names of the classes that the weights in a file were trained with, in the order of the outputs; None where
+    the file has none, as those of others.
+    """
+    names = read_about(path).get("classes")
+    return None if names is None else [str(name) for name in names]
+
+
+def head_by_name(
+    model: nn.Module, state: dict[str, torch.Tensor], kept: list[str] | None, wanted: list[str]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Order a classifier's rows as another list of classes has them; what the weights do not know starts as in
+    ``model``.
+
+    Args:
+        kept: the classes of the weights, None where nothing names them: the classifier is taken as it is.
+
+    Returns:
+        The weights, and lines on what was done.
+    """
+    head = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    rows = state.get(f"{head}.weight")
+    if kept is None and rows is not None and len(rows) == len(wanted):
+        return state, [f"the weights name no classes: {head} is taken in the order of the data's"]
+    if kept is None or rows is None or kept == wanted or len(rows) != len(kept):
+        return state, []
+    number = {name: row for row, name in enumerate(kept)}
+    pairs = [(row, number[name]) for row, name in enumerate(wanted) if name in number]
+    state, own = dict(state), model.state_dict()
+    for key in (f"{head}.weight", f"{head}.bias"):
+        anew = own[key].clone()
+        for row, source in pairs:
+            anew[row] = state[key][source]
+        state[key] = anew
+    return state, [
+        f"{head}: {len(pairs)} of {len(wanted)} classes are those of the weights, by name; the others start anew"
+    ]
 
 
 def file_hash(path: Path) -> str:

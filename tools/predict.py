@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("CONFIG", "CHECKPOINT"))
     parser.add_argument("--out", type=Path, default=Path("runs/predictions"))
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of a drawn object")
+    parser.add_argument(
+        "--classes", metavar="imagenet|FILE", help="names of a classifier's outputs, where its weights have none"
+    )
     parser.add_argument("--rows", type=int, default=8, help="most images on the sheet")
     return parser
 
@@ -58,17 +61,17 @@ def list_images(paths: list[Path]) -> list[Path]:
     return files
 
 
-def load(config: str, checkpoint: str, threshold: float) -> Model:
+def load(config: str, checkpoint: str, threshold: float, classes: str | None = None) -> Model:
     """The model of a pair of config and checkpoint, by the kind of config."""
     if config.endswith((".yaml", ".yml")):
-        from tools.pictures.predictors import Classifier
+        from tools.pictures.classifier import Classifier
 
-        return Classifier(config, checkpoint)
+        return Classifier(config, checkpoint, classes)
     if not config.endswith(".py"):
         raise UserError(f"--model {config}: neither a .yaml nor a .py config")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        from tools.pictures.predictors import load_dense
+        from tools.pictures.dense import load_dense
     except ModuleNotFoundError as error:
         raise UserError(f"--model {config}: needs {error.name}, which `make setup-dense` installs") from error
     return load_dense(config, checkpoint, threshold=threshold)
@@ -85,7 +88,7 @@ def predict(args: argparse.Namespace) -> int:
     files = list_images(args.images)
     configs = [config for config, _ in args.model]
     titles = [title(config, number, configs) for number, config in enumerate(configs, start=1)]
-    models = [load(config, checkpoint, args.threshold) for config, checkpoint in args.model]
+    models = [load(config, checkpoint, args.threshold, args.classes) for config, checkpoint in args.model]
     args.out.mkdir(parents=True, exist_ok=True)
     records, names, broken = [], [], 0
     rows: list[list[Image.Image]] = []

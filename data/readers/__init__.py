@@ -1,5 +1,6 @@
 """Readers: where images come from. Each reader has a list of images and opens one by its number."""
 
+import os
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +11,7 @@ from data.image_list import ImageList, balanced_part
 from data.index import describe_files, describe_names, describe_text, load_index
 from data.readers.archives import TarReader, ZipReader, list_shards, map_file, scan_tar, scan_zip
 from data.readers.csv_list import scan_csv
-from data.readers.folder import FolderReader, list_classes, scan_folder
+from data.readers.folder import FolderReader, count_images, list_classes, scan_folder
 from data.readers.mnist import MnistReader
 from models.errors import UserError
 
@@ -70,6 +71,12 @@ def list_images(cfg: DataConfig, split: Split) -> ImageList:
     records, source = load_index(path)
     if source != describe_source(cfg, split):
         raise UserError(f"{path} belongs to other data than {split_path(cfg, split)}: delete it or build it again")
+    if cfg.format == "folder" and os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
+        there = count_images(split_path(cfg, split))
+        if there != len(records):
+            raise UserError(
+                f"{path} lists {len(records)} images, {split_path(cfg, split)} has {there}: delete it or build it again"
+            )
     return records
 
 
@@ -90,7 +97,7 @@ def open_reader(cfg: DataConfig, split: Split) -> Reader:
     path = split_path(cfg, split)
     records = list_images(cfg, split)
     if cfg.classes:
-        records = relabel(records, load_classes(cfg.classes).names)
+        records = relabel(records, load_classes(cfg.classes))
     if split == "train" and cfg.train_images is not None:
         records = balanced_part(records, cfg.train_images)
     if cfg.format == "zip":

@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data.classes import sort_classes
 from data.decode import Encoded, open_image
 from data.errors import CorruptImageError
-from data.image_list import ImageList, check_name, pack, parent_class
-from data.readers.csv_list import read_map
+from data.image_list import ImageList, check_name, check_once, folder_classes, is_hidden, pack
+from data.readers.csv_list import LABELS, Listing, read_map
 from data.readers.folder import is_image_name
 from models.errors import UserError
 
@@ -54,25 +55,26 @@ def scan_zip(path: Path) -> ImageList:
         raise UserError(f"there is no zip file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [entry for entry in archive.infolist() if is_image_name(entry.filename)]
+            members = [
+                entry for entry in archive.infolist() if is_image_name(entry.filename) and not is_hidden(entry.filename)
+            ]
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is not a readable zip file ({error})") from error
     if not members:
         raise UserError(f"{path} has no images")
     for entry in members:
         _check_member(path, entry)
+    check_once([entry.filename for entry in members], path)
     if map_file(path).is_file():
-        members, labels, classes = _labels_of_map(path, members)
+        found = read_map(map_file(path))
+        members = _members_of(found.names, path, members)
     else:
         members.sort(key=lambda entry: entry.filename)
-        folders = [parent_class(entry.filename, path) for entry in members]
-        classes = sorted(set(folders))
-        number = {name: label for label, name in enumerate(classes)}
-        labels = [number[name] for name in folders]
+        names = [entry.filename for entry in members]
+        found = Listing(names, *numbers_of(folder_classes(names, path)), False)
     return pack(
-        [entry.filename for entry in members],
-        labels,
-        classes,
+        *found[:3],
+        numbered=found.numbered,
         offset=np.array([entry.header_offset for entry in members], dtype=np.int64),
         packed=np.array([entry.compress_size for entry in members], dtype=np.int64),
         size=np.array([entry.file_size for entry in members], dtype=np.int64),
@@ -91,13 +93,21 @@ def _check_member(path: Path, entry: zipfile.ZipInfo) -> None:
         raise UserError(f"{path}: {entry.filename} is a symbolic link")
 
 
-def _labels_of_map(path: Path, members: list[zipfile.ZipInfo]) -> tuple[list[zipfile.ZipInfo], list[int], list[str]]:
-    names, labels, classes = read_map(map_file(path))
+def _members_of(names: list[str], path: Path, members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     known = {entry.filename: entry for entry in members}
     for name in names:
         if name not in known:
             raise UserError(f"{map_file(path)} lists {name!r}, which is not in {path.name}")
-    return [known[name] for name in names], labels, classes
+    if len(names) < len(members):
+        raise UserError(f"{map_file(path)} lists {len(names)} of the {len(members)} images in {path.name}")
+    return [known[name] for name in names]
+
+
+def numbers_of(folders: list[str]) -> tuple[list[int], list[str]]:
+    """Labels and classes of images from the names of their class folders."""
+    classes = sort_classes(folders)
+    number = {name: label for label, name in enumerate(classes)}
+    return [number[name] for name in folders], classes
 
 
 class ZipReader:
@@ -140,43 +150,58 @@ def list_shards(pattern: Path) -> list[Path]:
 
 
 def scan_tar(shards: list[Path]) -> ImageList:
-    """List the images of all shards. Raises UserError for links, names that lead outside or broken archives."""
+    """List the images of all shards. Classes are the numbers in `.cls` files, or else the folders.
+
+    Raises UserError for links, names that lead outside, and archives that are broken, cut off or go on after their end.
+    """
     names: list[str] = []
-    labels: list[str] = []
+    keys: list[str | None] = []
     where: list[tuple[int, int, int]] = []
     for number, path in enumerate(shards):
-        for name, label, offset, size in _scan_shard(path):
+        for name, key, offset, size in _scan_shard(path):
             names.append(name)
-            labels.append(label)
+            keys.append(key)
             where.append((number, offset, size))
     if not names:
         raise UserError(f"{shards[0]} and {len(shards) - 1} more shards have no images")
-    classes = _classes(labels)
-    number_of = {name: label for label, name in enumerate(classes)}
+    labels, classes, numbered = _tar_labels(names, keys, shards[0])
     table = np.array(where, dtype=np.int64)
     return pack(
         names,
-        [number_of[label] for label in labels],
+        labels,
         classes,
+        numbered=numbered,
         shard=table[:, 0].astype(np.int32),
         offset=np.ascontiguousarray(table[:, 1]),
         size=np.ascontiguousarray(table[:, 2]),
     )
 
 
-def _classes(labels: list[str]) -> list[str]:
-    if all(label.isdigit() for label in labels):
-        return [str(number) for number in range(max(map(int, labels)) + 1)]
-    return sorted(set(labels))
+def _tar_labels(names: list[str], keys: list[str | None], source: Path) -> tuple[list[int], list[str], bool]:
+    given = [key for key in keys if key is not None]
+    if not given:
+        return *numbers_of(folder_classes(names, source)), False
+    if len(given) < len(keys):
+        name = names[keys.index(None)]
+        raise UserError(f"{source} and its other shards: {name!r} has no .cls file, other images have one")
+    if not all(key.isascii() and key.isdecimal() for key in given):
+        return *numbers_of(given), False
+    labels = [int(key) for key in given]
+    if max(labels) >= LABELS:
+        raise UserError(f"{source} and its other shards: label {max(labels)} is no class number")
+    return labels, [str(number) for number in range(max(labels) + 1)], True
 
 
-def _scan_shard(path: Path) -> list[tuple[str, str, int, int]]:
-    """Return (name, class, offset, size) of the images of one shard."""
-    images, keys = [], {}
+def _scan_shard(path: Path) -> list[tuple[str, str | None, int, int]]:
+    """Return (name, content of its .cls file, offset, size) of the images of one shard."""
+    images: list[tuple[str, int, int]] = []
+    keys: dict[str, str] = {}
+    last = "its start"
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.isdir():
+                last = member.name
+                if member.isdir() or is_hidden(member.name):
                     continue
                 _check_tar_member(path, member)
                 if member.name.endswith(".cls"):
@@ -184,13 +209,28 @@ def _scan_shard(path: Path) -> list[tuple[str, str, int, int]]:
                     keys[member.name[:-4]] = content.read(20).decode().strip() if content else ""
                 elif is_image_name(member.name):
                     images.append((member.name, member.offset_data, member.size))
+            end = archive.offset
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable uncompressed tar file ({error})") from error
-    found = []
-    for name, offset, size in images:
-        label = keys.get(str(PurePosixPath(name).with_suffix("")))
-        found.append((name, label if label is not None else parent_class(name, path), offset, size))
-    return found
+    _check_end(path, end, last)
+    check_once([name for name, _, _ in images], path)
+    return [(name, keys.get(str(PurePosixPath(name).with_suffix(""))), at, size) for name, at, size in images]
+
+
+def _check_end(path: Path, offset: int, last: str) -> None:
+    """Where reading has stopped there are blocks of zeros to the end of the file, as an archive ends."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        zeros = 0
+        while chunk := file.read(1 << 20):
+            if chunk.strip(b"\0"):
+                raise UserError(
+                    f"{path}: what stands after {last!r}, at byte {offset}, is neither a member nor the archive's end: "
+                    f"damaged, or two archives in one"
+                )
+            zeros += len(chunk)
+    if zeros < 2 * tarfile.BLOCKSIZE:
+        raise UserError(f"{path}: cut off after {last!r}, at byte {offset}: the archive has no end")
 
 
 def _check_tar_member(path: Path, member: tarfile.TarInfo) -> None:

@@ -2,66 +2,95 @@
 
 import csv
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from data.image_list import ImageList, check_name, pack, parent_class
+from data.classes import sort_classes
+from data.image_list import ImageList, check_name, check_once, pack
+from data.readers.folder import is_image_name
 from models.errors import UserError
+
+LABELS = 1 << 20  # more classes than any list has; a larger number is something else, such as a date
+
+
+class Listing(NamedTuple):
+    """Names and labels of a list, its classes, and whether these are only numbers."""
+
+    names: list[str]
+    labels: list[int]
+    classes: list[str]
+    numbered: bool
 
 
 def scan_csv(path: Path) -> ImageList:
-    """List the images of a CSV file `path,label` (a header line is allowed); paths are below `data.root`.
+    """List the images of a CSV file `path,label`; a header line is passed over. Paths are below `data.root`.
 
     Labels are numbers, or class names in sorted order. Raises UserError naming the line.
     """
     if not path.is_file():
         raise UserError(f"there is no CSV file {path}")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = _rows(csv.reader(file), path)
-    if rows and rows[0][1].lower() in ("label", "class", "target"):
-        rows = rows[1:]
-    return pack(*_pack_rows(rows, path))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        found = _listing(csv.reader(file, strict=True), path)
+    return pack(found.names, found.labels, found.classes, numbered=found.numbered)
 
 
-def read_map(path: Path) -> tuple[list[str], list[int], list[str]]:
-    """Read `name<TAB>label` lines; returns names, labels and classes. Raises UserError naming the line."""
-    with path.open(encoding="utf-8") as file:
-        rows = _rows((line.rstrip("\r\n").split("\t") for line in file), path)
-    return _pack_rows(rows, path)
+def read_map(path: Path) -> Listing:
+    """Read `name<TAB>label` lines. Raises UserError naming the line."""
+    with path.open(encoding="utf-8-sig") as file:
+        return _listing((line.rstrip("\r\n").split("\t") for line in file), path)
 
 
-def _rows(rows: Iterable[list[str]], source: Path) -> list[tuple[str, str]]:
-    found = []
+def _listing(rows: Iterable[list[str]], source: Path) -> Listing:
+    try:
+        found = list(_rows(rows, source))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{source}: cannot be read as a list, perhaps for a quote that is not closed ({error})"
+        ) from None
+    if not found:
+        raise UserError(f"{source} lists no images")
+    check_once([name for name, _ in found], source)
+    return _labelled([name for name, _ in found], [text for _, text in found], source)
+
+
+def _rows(rows: Iterable[list[str]], source: Path) -> Iterable[tuple[str, str]]:
+    first = True
     for number, row in enumerate(rows, start=1):
         if not row or row == [""]:
             continue
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+        if len(row) != 2 or not row[0].strip() or not row[1].strip() or "\n" in "".join(row).strip():
             raise UserError(f"{source} line {number}: expected a path and a label, found {len(row)} fields")
-        found.append((check_name(row[0].strip(), source), row[1].strip()))
-    return found
+        name, label = row[0].strip(), row[1].strip()
+        header, first = first and not is_image_name(name), False
+        if not header:
+            if not is_image_name(name):
+                raise UserError(f"{source} line {number}: {name!r} is no name of an image")
+            yield check_name(name, source), label
 
 
-def _pack_rows(rows: list[tuple[str, str]], source: Path) -> tuple[list[str], list[int], list[str]]:
-    if not rows:
-        raise UserError(f"{source} lists no images")
-    names = [name for name, _ in rows]
-    texts = [text for _, text in rows]
-    if not all(text.isdigit() for text in texts):
-        classes = sorted(set(texts))
+def _labelled(names: list[str], texts: list[str], source: Path) -> Listing:
+    if not all(text.isascii() and text.isdecimal() for text in texts):
+        classes = sort_classes(texts)
         number = {name: label for label, name in enumerate(classes)}
-        return names, [number[text] for text in texts], classes
+        return Listing(names, [number[text] for text in texts], classes, False)
     labels = [int(text) for text in texts]
-    if max(labels) >= 1 << 20:
+    if max(labels) >= LABELS:
         raise UserError(f"{source}: label {max(labels)} is no class number")
-    return names, labels, _class_names(names, labels, source)
-
-
-def _class_names(names: list[str], labels: list[int], source: Path) -> list[str]:
-    """Name the classes after the folders where each label has one folder of its own, else by number."""
+    folders = _folders(names, labels)
     numbers = [str(number) for number in range(max(labels) + 1)]
+    return Listing(names, labels, folders or numbers, folders is None)
+
+
+def _folders(names: list[str], labels: list[int]) -> list[str] | None:
+    """The folders as names of the labels, where each label from 0 on has one folder of its own."""
     folders: dict[int, str] = {}
     for name, label in zip(names, labels, strict=True):
-        if "/" not in name or folders.setdefault(label, parent_class(name, source)) != parent_class(name, source):
-            return numbers
-    if len(folders) != len(numbers) or len(set(folders.values())) != len(numbers):
-        return numbers
-    return [folders[label] for label in range(len(numbers))]
+        if "/" not in name or folders.setdefault(label, _folder(name)) != _folder(name):
+            return None
+    if len(folders) != max(labels) + 1 or len(set(folders.values())) != len(folders):
+        return None
+    return [folders[label] for label in range(len(folders))]
+
+
+def _folder(name: str) -> str:
+    return PurePosixPath(name).parts[-2]

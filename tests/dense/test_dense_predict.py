@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from tools import predict
-from tools.pictures.predictors import load_dense
+from tools.pictures.dense import load_dense
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

@@ -85,7 +85,7 @@ def refusals(task: str, run: Path, config: Path, line: Path, data: str, monkeypa
     monkeypatch.setattr(recording, "load_tables", lambda: [table_of(task, config, data)])
     text = line.read_text()
     line.write_text(json.dumps(json.loads(text) | {"options": ["model.test_cfg.mode=slide"]}))
-    with pytest.raises(UserError, match="evaluated with model.test_cfg.mode=slide"):
+    with pytest.raises(UserError, match=r"evaluated with model\.test_cfg\.mode=slide"):
         recording.of_evaluation(line, None)
     path = run / "config.yaml"
     kept = yaml.safe_load(path.read_text())

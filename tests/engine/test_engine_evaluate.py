@@ -13,6 +13,7 @@ from timm.data import RealLabelsImagenet
 from torch import nn
 
 from data import Batch
+from data.classes import imagenet_classes
 from data.sampler import EvalSampler
 from engine.distributed import World
 from engine.evaluate import RunStopped, TrainingFailed, evaluate
@@ -41,6 +42,7 @@ class Numbers:
     def __init__(self, count, rank=0, world_size=1, batch_size=4, classes=CLASSES):
         self.sampler = EvalSampler(count, batch_size=batch_size, rank=rank, world_size=world_size)
         self.num_images, self.num_classes, self.dataset_name = count, classes, "numbers"
+        self.classes, self.class_outputs = imagenet_classes(), None
 
     def __len__(self):
         return len(self.sampler)
@@ -135,7 +137,7 @@ def test_outputs_of_a_subset():
     """ImageNet-A and -R: only the listed outputs can be guessed."""
     logits = torch.tensor([[9.0, 1.0, 2.0, 0.0], [9.0, 0.0, 1.0, 5.0]])
     metric = TopKAccuracy(torch.tensor([1, 2]))
-    assert metric(logits, torch.tensor([1, 0]), torch.arange(2)).tolist() == [2, 1, 2]
+    assert metric(logits, torch.tensor([2, 1]), torch.arange(2)).tolist() == [2, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -151,8 +153,11 @@ def test_labels_that_do_not_fit_are_refused(labels, classes, message):
 
 
 def test_real_needs_the_names_of_imagenet():
-    loader = SimpleNamespace(num_images=1, name=lambda i: "cat.jpg", num_classes=1000, dataset_name="x")
+    loader = SimpleNamespace(num_images=1, name=lambda i: "cat.jpg", num_classes=1000, classes=imagenet_classes())
     with pytest.raises(UserError, match=r"not cat\.jpg"):
+        build_metric("real", loader, 1000, ALONE.device)
+    loader.classes, loader.records = ["cat", *imagenet_classes()[1:]], SimpleNamespace(numbered=False)
+    with pytest.raises(UserError, match="needs the 1000 classes of ImageNet, the model's are 'cat', 'n01443537'"):
         build_metric("real", loader, 1000, ALONE.device)
 
 

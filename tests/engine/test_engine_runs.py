@@ -13,23 +13,9 @@ from safetensors.torch import load_file
 from tests.faults import (
     stops,  # noqa: F401
 )
-from tests.faults.small_run import SmallRuns
 from tests.faults.trials import SUITE, try_fault
 
 SHORT = [item for item in SUITE if item.short]
-
-
-@pytest.fixture(scope="session")
-def small_runs(tmp_path_factory):
-    return SmallRuns(tmp_path_factory.mktemp("small_runs"))
-
-
-@pytest.fixture(scope="module")
-def finished(small_runs):
-    """A run that ended well, with TensorBoard."""
-    output = small_runs.folder()
-    small_runs.finish(output, ["train.tensorboard=true"])
-    return output
 
 
 @pytest.mark.parametrize("item", SHORT, ids=[item.name for item in SHORT])
@@ -108,14 +94,15 @@ def test_bad_input_is_one_line_and_status_2(small_runs, overrides, message):
 
 
 def test_fine_tuning_starts_from_weights_of_another_size(small_runs, finished):
-    """Table 5: kernels are resized, another number of classes gets a new head, both are said; then it trains."""
-    output = small_runs.folder()
-    weights = finished / "last.safetensors"
+    """Table 5: kernels are resized, classes of another list are taken by name, both are said; then it trains."""
+    output, weights, names = small_runs.folder(), finished / "last.safetensors", small_runs.root / "five.txt"
+    names.write_text("class3\nanother one\nclass2\nclass1\nclass0\n")
     overrides = [f"train.init_checkpoint={weights}", "model.window_size=12", "model.num_classes=5", "train.epochs=2"]
-    (ended,) = small_runs.start(output, overrides).wait()
+    (ended,) = small_runs.start(output, [*overrides, f"data.classes={names}"]).wait()
     assert ended.status == 0, ended.text
     assert "resized stages.0.blocks.0.mixer" in ended.text and "(7, 7) -> " in ended.text.replace("8, 7, 7", "7, 7")
-    assert "initialised anew: head (4 classes in the checkpoint, 5 in the model)" in ended.text
+    assert "head: 4 of 5 classes are those of the weights, by name; the others start anew" in ended.text
+    assert "1 of 5 classes have no images in images: 'another one'" in ended.text
     assert load_file(output / "last.safetensors")["head.weight"].shape[0] == 5
 
 

@@ -1,0 +1,67 @@
+"""A classifier as a function from an image to its likeliest classes."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from data.classes import imagenet_classes, load_classes
+from data.decode import Encoded
+from data.transforms import EvalTransform, channel_values
+from engine.config import load_config
+from engine.weights import read_classes
+from models import build_model
+from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.errors import UserError
+from tools.pictures.draw import Classes
+
+
+class Classifier:
+    """The model of a YAML config with the weights of a checkpoint.
+
+    Args:
+        classes: what names the outputs where the weights do not: "imagenet" or a file with a name a line.
+
+    Raises:
+        UserError: the file is named.
+    """
+
+    def __init__(self, config: str, checkpoint: str, classes: str | None = None, *, best: int = 5) -> None:
+        settings = load_config(Path(config), [])
+        self.data, self.best = settings.data, best
+        self.model = build_model(settings.model).eval()
+        report = load_pretrained(self.model, convert_state(read_weights(checkpoint)))
+        if report.replaced_head:
+            raise UserError(f"{checkpoint}: {report.replaced_head}")
+        self.transform = EvalTransform(self.data, settings.model.img_size)
+        self.names = class_names(checkpoint, classes, settings.model.num_classes)
+
+    def __call__(self, image: Image.Image) -> Classes:
+        """The likeliest classes of an image of any size."""
+        sample = self.transform(Encoded("image", image.size, opened=image))
+        pixels = torch.from_numpy(sample.pixels.copy()).float() / 255
+        mean, std = (
+            torch.tensor(channel_values(values, len(pixels)))[:, None, None]
+            for values in (self.data.mean, self.data.std)
+        )
+        with torch.no_grad():
+            probabilities = self.model(((pixels - mean) / std)[None]).softmax(-1)[0]
+        values, indices = probabilities.topk(min(self.best, len(self.names)))
+        return Classes([(self.names[i], float(v)) for v, i in zip(values, indices.tolist(), strict=True)])
+
+
+def class_names(checkpoint: str, classes: str | None, count: int) -> list[str]:
+    """Names of ``count`` classes: those in the weights, else those of a list, else numbers. Synsets are put in words.
+
+    Raises:
+        UserError: the list has another number of names.
+    """
+    names = read_classes(Path(checkpoint)) or (load_classes(classes).names if classes else None)
+    if names is None:
+        return [f"class {index}" for index in range(count)]
+    if len(names) != count:
+        raise UserError(f"--classes {classes}: {len(names)} names, {checkpoint} has {count} classes")
+    if names == imagenet_classes():
+        return [ImageNetInfo().index_to_description(index) for index in range(count)]
+    return names
