@@ -148,8 +148,8 @@ def _say_turned(loader: TrainLoader | EvalLoader, config: Config, world: World) 
     turned, looked_at = loader.turned()
     if turned > looked_at / 100:
         LOG.warning(
-            "WARNING: %d of %d pictures looked at in %s carry a turn in their EXIF and are not turned, as in ImageNet's "
-            "protocol; data.exif=true turns them",
+            "WARNING: %d of %d pictures looked at in %s carry a turn in their EXIF, which ImageNet's protocol does "
+            "not look at; data.exif=true turns them",
             *(turned, looked_at, loader.dataset_name),
         )
 

@@ -117,7 +117,7 @@ def test_heads_of_lists_are_no_images(tmp_path: Path, head: str, labels: tuple[s
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('a/1.jpg,0\n"a/2.jpg,0\na/3.jpg,1\n', "is a quote not closed?"),
+    ('a/1.jpg,0\n"a/2.jpg,0\na/3.jpg,1\n', "for a quote that is not closed"),
     ("a/1.jpg,0\na/2.jpg,0\na/1.jpg,0\n", "'a/1.jpg' is there 2 times"),
     ("a/1.jpg,0\na/2.jpg,0\na/1.jpg,1\n", "'a/1.jpg' is there 2 times"),
     ("a/1.jpg,0\nREADME,0\n", "line 2: 'README' is no name of an image"),
