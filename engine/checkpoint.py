@@ -88,6 +88,13 @@ class CheckpointFolder:
         if self.folder.is_dir():
             remove_temporary(self.folder)
 
+    def leave_one(self) -> None:
+        """Remove all checkpoints but the newest intact one, where the disk has no room for another."""
+        intact = [path for path in self._all() if _read(path)[0] is None]
+        for path in intact[:-1]:
+            path.unlink()
+            _manifest(path).unlink(missing_ok=True)
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.safetensors"
 
@@ -145,11 +152,13 @@ class CheckpointSaver:
     Args:
         folder: where checkpoints go; None on ranks that do not write.
         every: steps between checkpoints.
+        saved: the step whose state is on the disk when the run begins or goes on.
     """
 
-    def __init__(self, folder: CheckpointFolder | None, every: int) -> None:
+    def __init__(self, folder: CheckpointFolder | None, every: int, saved: int = 0) -> None:
         self._folder = folder
         self._every = every
+        self.saved = saved
         self._wait = 0
         self._retry_at: int | None = None
 
@@ -175,7 +184,25 @@ class CheckpointSaver:
         else:
             if self._retry_at is not None:
                 LOG.warning("saving works again, step %d is saved", step)
+            self.saved = step
             self._wait, self._retry_at = 0, None
+
+    def insist(self, state: TrainState, seconds: float) -> None:
+        """Save the last state, unless it is saved: make room by the older checkpoints, and wait for the disk.
+
+        Raises:
+            TrainingFailed: it still fails after ``seconds``.
+        """
+        folder, step = self._folder, state.progress.step
+        if folder is None or self.saved == step:
+            return
+
+        def write() -> None:
+            folder.leave_one()
+            folder.save(step, state.to_save())
+
+        insist_on_writing(f"the checkpoint of step {step}", write, seconds, f"its state of step {self.saved} is kept")
+        self.saved = step
 
 
 def try_writing(what: str, write: Callable[[], None]) -> bool:
@@ -188,8 +215,11 @@ def try_writing(what: str, write: Callable[[], None]) -> bool:
     return True
 
 
-def insist_on_writing(what: str, write: Callable[[], None], seconds: float) -> None:
+def insist_on_writing(what: str, write: Callable[[], None], seconds: float, kept: str) -> None:
     """Write the last files of a run: there is no later time, so wait for the disk.
+
+    Args:
+        kept: what is on the disk in any case, for the message.
 
     Raises:
         TrainingFailed: it still fails after ``seconds``.
@@ -202,8 +232,7 @@ def insist_on_writing(what: str, write: Callable[[], None], seconds: float) -> N
         except OSError as error:
             if time.monotonic() + wait > until:
                 raise TrainingFailed(
-                    f"cannot write {what}: {error}; the run is trained and its checkpoint is kept: make room and "
-                    f"start the same command again"
+                    f"cannot write {what}: {error}; {kept}: make room and start the same command again"
                 ) from None
             LOG.error("CANNOT WRITE %s: %s; next try in %.0f s", what, error, wait)
             time.sleep(wait)

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +96,8 @@ def run(main: Callable[[], int | None], name: str = "error", also: Also = ()) ->
 
 def _say(message: object, status: int, prefix: str, everywhere: bool = False) -> int:
     if everywhere or os.environ.get("RANK", "0") == "0":
-        print(f"{prefix}{message}", file=sys.stderr)  # noqa: T201
+        with suppress(OSError):  # nobody reads it any more
+            print(f"{prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Everything is written. Taking a broken process group apart can wait for ranks that are gone.
         sys.stdout.flush()

@@ -13,6 +13,8 @@ from engine.records import RunFolder, RunResult
 from engine.state import TrainState
 from engine.weights import file_hash, save_weights
 
+TRAINED = "the run is trained and its checkpoint is kept"
+
 
 class OutputWriter:
     """Writes the weights after each epoch and the result after the last. Only rank 0 writes."""
@@ -44,11 +46,11 @@ class OutputWriter:
         """
         if not self._world.is_main:
             return self._result(state, None, None)
-        insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds)
+        insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds, TRAINED)
         result = self._result(state, file_hash(self._last), file_hash(self._best) if self._best.exists() else None)
         text = json.dumps(result.to_json(), indent=2).encode()
         path = self._config.output / RunFolder.RESULT
-        insist_on_writing(str(path), lambda: write_atomic(path, text), seconds)
+        insist_on_writing(str(path), lambda: write_atomic(path, text), seconds, TRAINED)
         return result
 
     def _write(self, path: Any, state: TrainState) -> None:

@@ -27,7 +27,9 @@ from engine.outputs import OutputWriter
 from engine.records import EpochRecord, RunResult, StepRecord, read_run
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
+from engine.terminal import outlive_terminal
 from engine.watchdog import Watchdog
+from models.errors import UserError
 
 LOG = logging.getLogger(__name__)
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")  # as gloo says it
@@ -63,7 +65,9 @@ class Trainer:
             self.state.restore(saved.state)
         distribute(self.state, config, world)
         self.mix = build_mixup(config.data, config.model.num_classes)
-        self.saver = CheckpointSaver(checkpoints if world.is_main else None, config.train.save_every)
+        self.saver = CheckpointSaver(
+            checkpoints if world.is_main else None, config.train.save_every, self.state.progress.step
+        )
         self.meter = Meter(config.train.batch_size, world)
         self._open_folder(checkpoints, notes)
 
@@ -73,10 +77,13 @@ class Trainer:
         self.records: RecordLog | None = None
         self.trackers: Trackers | None = None
         if self.world.is_main:
-            checkpoints.set_damaged_aside()
-            runfolder.record_start(folder, config, self.world, progress.step)
             self.records = RecordLog(folder / "log.jsonl")
-            self.records.cut_back(progress.step, progress.epoch)
+            try:
+                checkpoints.set_damaged_aside()
+                runfolder.record_start(folder, config, self.world, progress.step)
+                self.records.cut_back(progress.step, progress.epoch)
+            except OSError as error:
+                raise UserError(f"output: the run folder {folder} cannot be written ({error.strerror})") from None
             about = to_dict(config)
             self.trackers = Trackers(folder, config.train.tensorboard, config.train.wandb, about, progress.step)
         for line in notes:
@@ -102,6 +109,7 @@ class Trainer:
                 self._train_epoch()
                 self._evaluate_epoch()
             self.watchdog.at("the end")
+            self.saver.insist(self.state, self.config.train.timeout)
             return self.results.finish(self.state, self.config.train.timeout)
         except TrainingFailed:
             raise
@@ -175,6 +183,12 @@ class Trainer:
         self.saver.save(self.state)
         progress = self.state.progress
         names = [name for name in self.world.gather(self.stop.received) if name]
+        saved = self.world.gather(self.saver.saved)[0]  # rank 0 writes
+        if saved != progress.step:
+            raise TrainingFailed(
+                f"stopped by {names[0]} after step {progress.step}, whose state CANNOT BE SAVED (see above): the same "
+                f"command goes on from step {saved}"
+            )
         raise RunStopped(f"stopped by {names[0]} after step {progress.step}; the same command goes on from there")
 
     def _count(self, result: StepResult, batches: list[Batch]) -> None:
@@ -299,6 +313,11 @@ def train(config: Config) -> RunResult:
         RunStopped: a signal came; the state is saved and the same call goes on.
         TrainingFailed: the run cannot go on.
     """
+    with outlive_terminal():
+        return _train(config)
+
+
+def _train(config: Config) -> RunResult:
     stop = signals.watch()
     check_wandb(config.train.wandb)
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))

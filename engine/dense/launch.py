@@ -39,6 +39,7 @@ from engine.dense.replay import make_exact
 from engine.dense.weights import load_model, read_checkpoint
 from engine.records import DenseEvaluation, RunFolder
 from engine.runfolder import device_name, git_commit
+from engine.terminal import outlive_terminal
 from engine.weights import file_hash
 from models.errors import UserError
 from models.mm import start_file
@@ -86,7 +87,8 @@ def train(task: str, argv: list[str] | None = None) -> None:
     runner = build_runner(config)
     if is_main_process():
         keep_recipe(Path(config.work_dir), learned, bool(config.resume))
-    runner.train()
+    with outlive_terminal():
+        runner.train()
     leave_group(runner)
 
 

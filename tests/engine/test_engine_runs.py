@@ -10,12 +10,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.faults import (
-    stops,  # noqa: F401
-)
-from tests.faults.trials import SUITE, try_fault
+from engine.weights import file_hash
+from tests.faults.trials import load_suite, try_fault
 
-SHORT = [item for item in SUITE if item.short]
+SHORT = [item for item in load_suite() if item.short]
 
 
 @pytest.mark.parametrize("item", SHORT, ids=[item.name for item in SHORT])
@@ -188,3 +186,14 @@ def test_the_commands_refuse_bad_input(small_runs, repo, arguments, message):
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=repo, timeout=100)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_does_not_end_a_run(small_runs, repo):
+    """``train_cls.py ... | head -1``: the screen is lost, the run and its log are not."""
+    output = small_runs.folder()
+    command = f"{sys.executable} train_cls.py --config {small_runs.config} output={output} 2>&1 | head -1"
+    shell = ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, cwd=repo, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
+    assert file_hash(output / "last.safetensors") == small_runs.reference()
+    assert "epoch 3/3  top-1" in (output / "train.log").read_text()

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from engine.checkpoint import CheckpointFolder
+from engine.errors import EXIT_FAILURE
 from tests.faults.inject import Injection
 from tests.faults.small_run import SmallRuns
 from tests.faults.trials import Outcome, fault
@@ -85,6 +86,27 @@ def refuse(small_runs: SmallRuns, trials: int, draw: random.Random, outcome: Out
         intact = folder.load() is not None and not list((output / "checkpoints").glob(".*.tmp"))
         same = ended.status == 0 and small_runs.finish(output) == small_runs.reference()
         outcome.count(loud and intact and same, f"{error} from write {first}: status {ended.status}: {ended.last_line}")
+
+
+@fault(
+    "no space at the end of the run",
+    "the last state is written once there is room, or the line names the step that is kept; same hash either way",
+    full=8,
+    short=2,
+)
+def refuse_the_end(small_runs: SmallRuns, trials: int, draw: random.Random, outcome: Outcome) -> None:
+    """The disk is full from the last epoch on, for some seconds or for good."""
+    for number in range(trials):
+        for_good = bool(number % 2)
+        first = draw.randint(27, 33)
+        last = 10**6 if for_good else first + draw.randint(2, 4)
+        full = Injection("refuse_writes", arguments={"first": first, "last": last, "error": "ENOSPC"})
+        output = small_runs.folder()
+        (ended,) = small_runs.start(output, ["train.timeout=9"], faults=[full]).wait()
+        loud = "CANNOT" in ended.text and ended.status == (EXIT_FAILURE if for_good else 0)
+        kept = "is kept: make room and start the same command again" in ended.last_line or not for_good
+        same = small_runs.finish(output) == small_runs.reference()
+        outcome.count(loud and kept and same, f"from write {first} to {last}: {ended.status}: {ended.last_line}")
 
 
 def _interrupted_run(small_runs: SmallRuns) -> Path:

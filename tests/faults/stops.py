@@ -4,7 +4,7 @@ import random
 import signal
 import time
 
-from engine.errors import EXIT_STOPPED
+from engine.errors import EXIT_FAILURE, EXIT_STOPPED
 from tests.faults.inject import Injection
 from tests.faults.small_run import Ended, SmallRuns
 from tests.faults.trials import Outcome, fault
@@ -68,6 +68,41 @@ def in_start_up(small_runs: SmallRuns, trials: int, draw: random.Random, outcome
         found = small_runs.finish(output, ranks=ranks)
         good = _all_stopped(ended) and found == small_runs.reference(ranks=ranks)
         outcome.count(good, f"{ranks} ranks: {[e.status for e in ended]}: {ended[0].last_line}")
+
+
+@fault(
+    "SIGTERM while the disk is full",
+    f"exit {EXIT_FAILURE}, no word of a saved state; the same command goes on from the last checkpoint, same hash",
+    full=8,
+    short=2,
+)
+def on_a_full_disk(small_runs: SmallRuns, trials: int, draw: random.Random, outcome: Outcome) -> None:
+    """No checkpoint can be written from some point on; then the signal comes."""
+    for number in range(trials):
+        ranks = 1 + number % 2
+        output = small_runs.folder()
+        full = Injection("refuse_writes", arguments={"first": draw.randint(5, 14), "last": 10**6, "error": "ENOSPC"})
+        run = small_runs.start(output, ranks=ranks, faults=[full])
+        run.wait_for(f"step {draw.randint(5, 7)} ")
+        run.signal(signal.SIGTERM)
+        ended = run.wait(30)
+        honest = "CANNOT BE SAVED" in ended[0].text and "goes on from there" not in ended[0].text
+        found = small_runs.finish(output, ranks=ranks)
+        good = honest and all(e.status == EXIT_FAILURE for e in ended) and found == small_runs.reference(ranks=ranks)
+        outcome.count(good, f"{ranks} ranks: {[e.status for e in ended]}: {ended[0].last_line}")
+
+
+@fault("the terminal is closed (SIGHUP)", "the run goes on to its end, same hash", full=4, short=1)
+def without_terminal(small_runs: SmallRuns, trials: int, draw: random.Random, outcome: Outcome) -> None:
+    """The signal that a shell sends when its window is closed."""
+    for _ in range(trials):
+        output = small_runs.folder()
+        run = small_runs.start(output)
+        run.wait_for(f"step {draw.randint(1, 6)} ")
+        run.signal(signal.SIGHUP)
+        (ended,) = run.wait(30)
+        good = ended.status == 0 and small_runs.finish(output) == small_runs.reference()
+        outcome.count(good, f"{ended.status}: {ended.last_line}")
 
 
 def _all_stopped(ended: list[Ended]) -> bool:

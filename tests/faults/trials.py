@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from tests.faults.small_run import SmallRuns
 
@@ -42,6 +43,14 @@ class FaultCase:
 
 
 SUITE: list[FaultCase] = []
+MODULES = ("checkpoints", "nonfinite", "ranks", "resume", "safety", "stops")
+
+
+def load_suite() -> list[FaultCase]:
+    """All faults: importing a module registers its own."""
+    for name in MODULES:
+        import_module(f"tests.faults.{name}")
+    return SUITE
 
 
 def fault(name: str, expected: str, *, full: int, short: int) -> Callable[[Trial], Trial]:
