@@ -1,6 +1,7 @@
 """Exact accuracy: every image counts once, whatever the number of ranks; counters are integers."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from engine.watchdog import Watchdog
 from engine.weights import file_hash, read_classes
 from models.checkpoint import convert_state, load_pretrained, read_weights
 from models.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         model = plain_model(config)
         with user_input("--checkpoint"):
             report = load_pretrained(model, convert_state(read_weights(checkpoint)))
+        for line in report.resized:
+            LOG.warning("WARNING: resized for this model, so the figure is not that of the weights: %s", line)
         if report.replaced_head:
             raise UserError(f"--checkpoint: {checkpoint}: its classifier does not fit: {report.replaced_head}")
         model = place(model, config, world)
@@ -174,4 +179,5 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         device=device_name(world.device),
         batch_size=config.eval.batch_size,
         empty_classes=loader.empty_classes or None,
+        resized=report.resized or None,
     )

@@ -172,6 +172,8 @@ class EvalResult(Record):
     """Images per rank; these three are not in records of before November 2026."""
     empty_classes: list[str] | None = None
     """Classes of the model without images, where there are any."""
+    resized: list[str] | None = None
+    """Weights that were resized for the model of the config, where there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)

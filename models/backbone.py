@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError
-from .layers import DepthwiseConv, GlobalAvgPool, apply_nchw, build_norm, normalize, still_statistics
+from .layers import DepthwiseConv, apply_nchw, build_norm, build_pool, normalize, still_statistics
 from .mixers import build_mixer, mixer_class
 from .mixers.base import BlockInfo
 from .timm_protocol import TimmProtocol
@@ -172,6 +172,7 @@ class LocalNet(TimmProtocol):
         patch_size: side of the patches in pixels, which is the stride of the first stage.
         in_chans: channels of the images.
         num_classes: width of the classifier; 0 leaves pooled features.
+        global_pool: "avg", or "" for none: the classifier then works on each position of the last map (B, H, W, 8C).
         embed_dim: channels of the first stage; each further stage has twice as many.
         depths: blocks per stage.
         num_heads: per stage, attention heads or channel groups that share kernels as Swin's heads do.
@@ -198,6 +199,7 @@ class LocalNet(TimmProtocol):
         patch_size: int = 4,
         in_chans: int = 3,
         num_classes: int = 1000,
+        global_pool: str = "avg",
         embed_dim: int = 96,
         depths: tuple[int, ...] = (2, 2, 6, 2),
         num_heads: tuple[int, ...] = (3, 6, 12, 24),
@@ -236,7 +238,7 @@ class LocalNet(TimmProtocol):
             self.feature_info.append({"num_chs": dim, "reduction": stride, "module": f"stages.{stage}"})
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(self.num_features)
-        self.global_pool = GlobalAvgPool()
+        self.global_pool = build_pool(global_pool)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.apply(init_linear)
 

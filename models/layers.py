@@ -113,6 +113,13 @@ class GlobalAvgPool(nn.Module):
         return x.mean((1, 2))
 
 
+def build_pool(kind: str) -> nn.Module:
+    """The pooling between the last map and the classifier: "avg", or "" for none."""
+    if kind not in ("avg", ""):
+        raise UserError(f"global_pool: {kind!r} is not known (one of: 'avg', '')")
+    return GlobalAvgPool() if kind else nn.Identity()
+
+
 @contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
     """Let the batch norms of a module normalise by the batch without counting it in their running statistics."""

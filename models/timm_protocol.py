@@ -8,6 +8,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .errors import UserError
+from .layers import build_pool
 from .mixers.base import Mixer
 
 
@@ -20,6 +21,7 @@ class TimmProtocol(nn.Module):
     patch_embed: nn.Module
     stages: Any  # nn.ModuleList of stages
     norm: nn.Module
+    global_pool: nn.Module
     head: nn.Module
     grad_checkpointing: bool
 
@@ -71,9 +73,14 @@ class TimmProtocol(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier for ``num_classes``; 0 leaves pooled features. The only pooling is "avg"."""
-        if global_pool not in (None, "avg"):
-            raise UserError(f"global_pool: {global_pool!r} is not known (one of: avg)")
+        """A new classifier for ``num_classes``; 0 leaves pooled features.
+
+        Args:
+            global_pool: "avg", or "" for none, which leaves the map (B, H, W, C); None: as it is.
+        """
+        if global_pool is not None:
+            self.global_pool = build_pool(global_pool)
+            self.init_args["global_pool"] = global_pool
         self.num_classes = self.init_args["num_classes"] = num_classes
         reference = self.patch_embed.norm.weight  # type: ignore[union-attr]
         head: nn.Module = nn.Identity()

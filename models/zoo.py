@@ -60,7 +60,7 @@ def register(
             raise UserError(f"{name}: no weights are hosted; train it or convert the authors' checkpoint")
         feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
         merged = {**arguments, **overrides}
-        return build_model_with_cfg(cls, name, False, feature_cfg=feature_cfg, kwargs_filter=("global_pool",), **merged)
+        return build_model_with_cfg(cls, name, False, feature_cfg=feature_cfg, **merged)
 
     build.__name__, build.__module__ = name, __name__
     build.__doc__ = f"{cls.__name__} with {arguments}"

@@ -18,13 +18,21 @@ def relative_position_index(window: int) -> Tensor:
 
 def window_shift(size: tuple[int, int], window: int, shift: int) -> tuple[int, int]:
     """The shift in each direction: none where one window already covers the map."""
+    if shift and torch.jit.is_tracing() and not torch.onnx.is_in_onnx_export():
+        # Sizes are tensors here: a branch would hold for the traced size only, and be silently wrong for others.
+        return shift * (size[0] > window), shift * (size[1] > window)
     return (shift if size[0] > window else 0), (shift if size[1] > window else 0)
+
+
+def is_shifted(shift: tuple[int, int]) -> bool:
+    """Whether a map is shifted; in a trace, whether it may be at some size."""
+    return any(isinstance(by, Tensor) or by for by in shift)
 
 
 def to_windows(x: Tensor, window: int, shift: tuple[int, int] = (0, 0)) -> Tensor:
     """(B, H, W, C) to (B, windows, window^2, C): zero-padded at bottom and right, then rolled by ``-shift``."""
     x = F.pad(x, (0, 0, 0, -x.shape[2] % window, 0, -x.shape[1] % window))
-    if any(shift):
+    if is_shifted(shift):
         x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
     batch, height, width, dim = x.shape
     x = x.view(batch, height // window, window, width // window, window, dim)
@@ -38,7 +46,7 @@ def from_windows(x: Tensor, window: int, size: tuple[int, int], shift: tuple[int
     batch, dim = x.shape[0], x.shape[-1]
     x = x.view(batch, rows, columns, window, window, dim).transpose(2, 3)
     x = x.reshape(batch, rows * window, columns * window, dim)
-    if any(shift):
+    if is_shifted(shift):
         x = torch.roll(x, shift, (1, 2))
     return x[:, : size[0], : size[1]]
 
@@ -58,7 +66,7 @@ def shift_mask(size: tuple[int, int], window: int, shift: tuple[int, int], like:
     for length, by in zip(size, shift, strict=True):
         padded = (length + window - 1) // window * window  # as in from_windows
         index = torch.arange(padded, device=like.device)
-        if by:
+        if isinstance(by, Tensor) or by:
             regions.append((index >= padded - window).int() + (index >= padded - by).int())
         else:
             regions.append(torch.zeros_like(index, dtype=torch.int))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import resize_window_weights
 from . import register_mixer
-from ._windows import WindowMixer, from_windows, padded_tokens, shift_mask, to_windows, window_shift
+from ._windows import WindowMixer, from_windows, is_shifted, padded_tokens, shift_mask, to_windows, window_shift
 from .base import BlockInfo, Properties, SharedPositions, Variant, channel_sharing
 
 
@@ -55,6 +55,8 @@ class StaticWindow(WindowMixer):
                 f"static_window: the map is {size[0]}x{size[1]} but its weights belong to "
                 f"{self.resolution[0]}x{self.resolution[1]}; build the model with the img_size of its input"
             )
+        if torch.jit.is_tracing():
+            x = x.expand(-1, *self.resolution, -1)  # a trace has no Python to refuse another size: this step does
         return super().frame(x)
 
     def window_weights(self, x: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class StaticWindow(WindowMixer):
     def _masked(self, size: tuple[int, int]) -> Tensor:
         """The weights; in a shifted block without those that join opposite borders of the map, as Swin masks them."""
         shift = window_shift(size, self.window_size, self.shift)
-        if not any(shift):
+        if not is_shifted(shift):
             return self.weight
         apart = shift_mask(size, self.window_size, shift, self.weight)  # (windows, n, n), -inf between borders
         return self.weight.masked_fill(apart[:, None] < 0, 0.0)

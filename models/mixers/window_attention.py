@@ -14,6 +14,7 @@ from . import register_mixer
 from ._windows import (
     WindowMixer,
     from_windows,
+    is_shifted,
     padded_tokens,
     relative_position_index,
     shift_mask,
@@ -97,7 +98,7 @@ class WindowAttention(WindowMixer):
         if self.relative_position_bias_table is not None:
             table = self.relative_position_bias_table.to(windows.dtype)
             bias = table[self.relative_position_index].permute(2, 0, 1)[None]
-        if any(shift):
+        if is_shifted(shift):
             mask = shift_mask(size, self.window_size, shift, windows)[:, None]
             bias = mask if bias is None else bias + mask
         if bias is None:

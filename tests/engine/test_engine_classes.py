@@ -187,3 +187,16 @@ def test_accumulation_that_changes_batch_statistics_is_refused(small_runs) -> No
     assert small_runs.start(output, small).wait()[0].status == 0
     (output / "result.json").unlink()
     assert small_runs.start(output, [*small, "train.accumulation=2"]).wait()[0].status == 0
+
+
+def test_weights_are_not_resized_unsaid(small_runs, finished: Path, data: Path, tmp_path: Path, capfd) -> None:
+    from tools.tables.recording import of_evaluation
+
+    result = evaluate(small_runs, finished / "last.safetensors", data, "model.window_size=5")
+    assert result.resized is not None and "mixer.op.weight (8, 7, 7) -> (8, 5, 5)" in result.resized[0]
+    assert "WARNING: resized for this model, so the figure is not that of the weights" in capfd.readouterr().err
+    line = tmp_path / "eval.json"
+    line.write_text(json.dumps(result.to_json() | {"model": "swin_tiny"}))
+    with pytest.raises(UserError, match="weights were resized for the evaluation"):
+        of_evaluation(line, "configs/imagenet/swin_tiny.yaml")
+    assert evaluate(small_runs, finished / "last.safetensors", data).resized is None

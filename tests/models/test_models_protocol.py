@@ -188,3 +188,41 @@ def test_gradient_checkpointing_changes_no_bit(mixer_family: str, norm: str | No
         assert torch.equal(a.grad, b.grad)
     for (name, a), (_, b) in zip(plain.named_buffers(), thrifty.named_buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("traced", [64, 224])
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_is_right_at_other_sizes(name: str, traced: int) -> None:
+    """At 64 pixels one window covers the last maps and nothing is shifted there; at 224 two stages more are."""
+    model = create_model(name, num_classes=5).eval()
+    with torch.no_grad():
+        trace = torch.jit.trace(model, torch.randn(1, 3, traced, traced), check_trace=False)
+        for size in ((64, 64), (130, 97), (224, 160)):
+            image = torch.randn(2, 3, *size)
+            torch.testing.assert_close(trace(image), model(image))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trace_of_weights_bound_to_a_size_refuses_another(shared: bool) -> None:
+    model = create_model("swin_nano", mixer="static_window", mixer_args={"share_windows": shared}, img_size=64).eval()
+    with torch.no_grad():
+        trace = torch.jit.trace(model, torch.randn(1, 3, 64, 64), check_trace=False)
+        assert trace(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+        with pytest.raises(RuntimeError, match="must match the existing size"):
+            trace(torch.randn(1, 3, 128, 128))
+
+
+@pytest.mark.parametrize("make", [create_model, timm.create_model])
+def test_pooling_is_obeyed_or_refused(make) -> None:
+    model, image = make("dw_conv_nano", num_classes=0, global_pool="").eval(), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(model(image), model.forward_features(image)) and model(image).shape == (1, 2, 3, 256)
+        model.reset_classifier(0, "avg")
+        assert torch.equal(model(image), model.forward_features(image).mean((1, 2)))
+    for wrong in ("max", "catavgmax"):
+        with pytest.raises(UserError, match=f"global_pool: '{wrong}' is not known"):
+            model.reset_classifier(5, wrong)
+        with pytest.raises(UserError, match=f"global_pool: '{wrong}' is not known"):
+            make("dw_conv_nano", global_pool=wrong)

@@ -161,6 +161,8 @@ def of_evaluation(path: Path, config: str | None) -> Record:
     model = row_config(config).model.name
     if result.model != model:
         raise UserError(f"{path}: model: {result.model!r}, but {config} is {model!r}")
+    if result.resized:
+        raise UserError(f"{path}: weights were resized for the evaluation, first {result.resized[0]}")
     check_images(config, "classification", result.images, result.labels, result.dataset)
     return Record(
         config=config,
