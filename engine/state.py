@@ -9,6 +9,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from engine.batchnorm import BatchNormStats
+from models.layers import without_window
 
 
 @dataclass
@@ -75,7 +76,10 @@ class TrainState:
         """Give moments the strides of their parameter, so that the same kernels run as before the restart."""
         for parameter, values in self.optimizer.state.items():
             for key, value in values.items():
-                if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                if not torch.is_tensor(value):
+                    continue
+                values[key] = value = without_window(value, parameter)  # of a run that began before December 2026
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
                     values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def best_weights(self, averaged: bool) -> nn.Module:

@@ -259,8 +259,8 @@ class LocalNet(TimmProtocol):
 
 
 def init_linear(module: nn.Module) -> None:
-    """Linear layers: truncated normal 0.02, bias 0. Convolutions and norms keep PyTorch's default."""
-    if isinstance(module, nn.Linear):
+    """Linear layers: truncated normal 0.02, bias 0. Convolutions, 1x1 ones too, and norms keep PyTorch's default."""
+    if isinstance(module, nn.Linear) and not hasattr(module, "is_pointwise_conv"):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .layers import without_window
 from .mixers import list_mixers, mixer_class
 
 State = dict[str, Tensor]
@@ -155,6 +156,7 @@ def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     report = LoadReport()
     state = dict(state)
     own = model.state_dict()
+    state = {key: without_window(value, own[key]) if key in own else value for key, value in state.items()}
     _drop_other_head(model, state, own, report)
     for key in sorted(state.keys() & own.keys()):
         if state[key].shape != own[key].shape:

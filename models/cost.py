@@ -67,7 +67,7 @@ def _conv(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor, rules: 
 
 @paper_rule(nn.Linear)
 def _linear(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, rules: Rules) -> int:
-    return output.numel() * module.in_features
+    return output.numel() * (module.in_features + (hasattr(module, "is_pointwise_conv") and module.bias is not None))
 
 
 @paper_rule(nn.LayerNorm)

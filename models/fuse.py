@@ -24,7 +24,7 @@ from .fused import (
     norm_then_linear,
     scale_and_shift,
 )
-from .layers import PointwiseConv, normalize
+from .layers import normalize
 from .ops.inference import runs_eagerly
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -84,13 +84,15 @@ def _fold_block(block: Any) -> None:
 
 
 def _replace_children(module: nn.Module, inside: bool) -> None:
-    """Turn what is left into fused modules: batch norms anywhere, linear layers in models of this project."""
+    """Turn what is left into fused modules: batch norms anywhere, linear layers in models of this project, but for
+    those whose weights their parent uses itself (``applied_elsewhere``).
+    """
     for name, child in module.named_children():
         if type(child) in (nn.BatchNorm2d, nn.SyncBatchNorm):
             scale, shift = scale_and_shift(child)
             reference: Any = child.running_var
             setattr(module, name, ChannelAffine(constant(scale, reference), constant(shift, reference)))
-        elif inside and type(child) in (nn.Linear, PointwiseConv):
+        elif inside and type(child) is nn.Linear and name not in getattr(module, "applied_elsewhere", ()):
             setattr(module, name, as_linear(child))
 
 

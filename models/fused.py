@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .layers import DepthwiseConv, normalize
-from .ops.inference import PackedWeight, depthwise_relu, linear, runs_eagerly
+from .layers import DepthwiseConv, is_plain, normalize
+from .ops.inference import ACTIVATIONS, PackedWeight, depthwise_relu, linear, runs_eagerly
 
 Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
@@ -18,19 +18,30 @@ def constant(value: Tensor, like: Tensor) -> nn.Parameter:
 
 
 class FusedLinear(nn.Module):
-    """A linear layer or 1x1 convolution on the last axis, with a norm folded in and its activation."""
+    """A linear layer or 1x1 convolution on the last axis, with a norm folded in and its activation.
+
+    ``linear`` holds the weights as an ordinary layer, which tools may watch or replace; it is called then.
+    """
+
+    applied_elsewhere = ("linear",)
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, activation: str = "none") -> None:
         super().__init__()
-        self.weight, self.bias, self.activation = weight, bias, activation
+        self.linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.linear.weight, self.activation = weight, activation
+        if bias is not None:
+            self.linear.bias = bias
         self.packed = PackedWeight()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """`residual`, of the output's shape, is added in the same call."""
-        return linear(x, self.weight, self.bias, self.activation, residual, self.packed)
+        if is_plain(self.linear):
+            return linear(x, self.linear.weight, self.linear.bias, self.activation, residual, self.packed)
+        out = ACTIVATIONS[self.activation](self.linear(x))
+        return out if residual is None else out + residual
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activation={self.activation!r}"
+        return f"activation={self.activation!r}"
 
 
 class ChannelAffine(nn.Module):
@@ -83,14 +94,14 @@ def plus(bias: Tensor | None, shift: Tensor, scale: Tensor | float = 1.0) -> Ten
 
 
 def as_linear(layer: Any, activation: str = "none") -> FusedLinear:
-    """A linear layer or 1x1 convolution as it is."""
+    """A linear layer as it is."""
     bias = None if layer.bias is None else constant(layer.bias, layer.weight)
-    return FusedLinear(constant(layer.weight.flatten(1), layer.weight), bias, activation)
+    return FusedLinear(constant(layer.weight, layer.weight), bias, activation)
 
 
 def linear_then_norm(layer: Any, norm: Norm, activation: str = "none") -> FusedLinear:
     scale, shift = scale_and_shift(norm)
-    weight = layer.weight.flatten(1).double() * scale[:, None]
+    weight = layer.weight.double() * scale[:, None]
     bias = constant(plus(layer.bias, shift, scale), layer.weight)
     return FusedLinear(constant(weight, layer.weight), bias, activation)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,18 +93,34 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
     return apply_nchw(norm, x)
 
 
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution from C to D channels applied to the last axis of (..., C).
+def pointwise_conv(dim: int, out_dim: int, *, bias: bool = False) -> nn.Linear:
+    """1x1 convolution from C to D channels on the last axis of (..., C): in NHWC memory it is a linear layer.
 
-    It is a ``Conv2d`` by its parameters, initialisation and place in the paper's counters, and a matrix product by its
-    computation: in NHWC memory the two are the same, and no layout is converted.
+    It keeps a convolution's initialisation and place in the paper's counters (``is_pointwise_conv``), and takes the
+    weights of a convolution, (D, C, 1, 1).
     """
+    layer = nn.Linear(dim, out_dim, bias=bias)
+    layer.is_pointwise_conv = True  # type: ignore[assignment]
+    layer.register_load_state_dict_pre_hook(_as_linear)
+    return layer
 
-    def __init__(self, dim: int, out_dim: int, *, bias: bool = False) -> None:
-        super().__init__(dim, out_dim, kernel_size=1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
+def _as_linear(module: nn.Linear, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    if f"{prefix}weight" in state:
+        state[f"{prefix}weight"] = without_window(state[f"{prefix}weight"], module.weight)
+
+
+def without_window(value: Tensor, like: Tensor) -> Tensor:
+    """The weights of a 1x1 convolution (D, C, 1, 1) as (D, C) where the other weights are a linear layer's."""
+    return value.flatten(1) if value.ndim == 4 and like.ndim == 2 and value.shape[2:] == (1, 1) else value
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a linear layer does what its weights say and nobody watches: no other type in its place (LoRA,
+    quantisation), no hooks (counters). Its weights may then be used without calling it.
+    """
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer) is nn.Linear and not hooks and not torch.nn.modules.module._has_any_global_hook()
 
 
 class GlobalAvgPool(nn.Module):

@@ -15,6 +15,7 @@ from torch import nn
 
 from models.checkpoint import State, convert_state
 from models.errors import UserError
+from models.layers import without_window
 
 # What a checkpoint of the library holds beside tensors: the numbers of its log.
 _METHODS = ("min", "max", "current", "mean")
@@ -80,7 +81,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     state, meta = read_model(path)
     own = model.state_dict()
-    state = _without_unread_norms(state, own)
+    state = _as_own(state, own)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     parts = [
         f"{len(keys)} {what}, first {keys[0]}" for what, keys in (("missing", missing), ("left over", extra)) if keys
@@ -100,7 +101,7 @@ def load_start(model: nn.Module, path: str | Path) -> list[str]:
     """
     state, _ = read_model(path)
     own = model.state_dict()
-    state = _without_unread_norms(state, own)
+    state = _as_own(state, own)
     missing, extra, reshaped = own.keys() - state.keys(), state.keys() - own.keys(), _reshaped(state, own)
     for keys, what in ((missing, "is missing"), (extra, "is left over"), (reshaped, "has another shape")):
         for key in sorted(keys):
@@ -113,9 +114,13 @@ def load_start(model: nn.Module, path: str | Path) -> list[str]:
     return [f"load_from {path}: {line}" for line in lines]
 
 
-def _without_unread_norms(state: State, own: State) -> State:
-    """A backbone that returns fewer maps has no norms for the others."""
-    return {key: value for key, value in state.items() if key in own or not re.match(r"backbone\.norm\d\.", key)}
+def _as_own(state: State, own: State) -> State:
+    """Without the norms of maps that the backbone does not return; 1x1 convolutions as the linear layers they are."""
+    return {
+        key: without_window(value, own[key]) if key in own else value
+        for key, value in state.items()
+        if key in own or not re.match(r"backbone\.norm\d\.", key)
+    }
 
 
 def _reshaped(state: State, own: State) -> list[str]:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from ..fused import FusedLinear, constant, linear_then_norm, plus
-from ..layers import GlobalAvgPool, PointwiseConv, resize_kernel
+from ..layers import GlobalAvgPool, pointwise_conv, resize_kernel
 from ..ops import local_aggregate
 from . import register_mixer
 from .base import LocalWeights, Properties, Variant
@@ -29,10 +29,10 @@ class ImageKernels(nn.Module):
         super().__init__()
         self.groups, self.kernel_size = groups, kernel_size
         self.pool = GlobalAvgPool()
-        self.reduce = PointwiseConv(dim, dim // reduction)
+        self.reduce = pointwise_conv(dim, dim // reduction)
         self.norm = nn.BatchNorm2d(dim // reduction)
         self.act = nn.ReLU()
-        self.expand = PointwiseConv(dim // reduction, groups * kernel_size**2, bias=True)
+        self.expand = pointwise_conv(dim // reduction, groups * kernel_size**2, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self._normalize(self.reduce(self.pool(x))))
@@ -78,7 +78,7 @@ class DynamicDepthwiseConv(nn.Module):
         if generator.groups != len(scale):
             return False
         expand, each = generator.expand, scale.repeat_interleave(generator.kernel_size**2)
-        weight = constant(expand.weight.flatten(1).double() * each[:, None], expand.weight)
+        weight = constant(expand.weight.double() * each[:, None], expand.weight)
         generator.expand = FusedLinear(weight, constant(expand.bias.double() * each, expand.weight))
         self.bias = constant(plus(self.bias, shift, scale), expand.weight)
         return True

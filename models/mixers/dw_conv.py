@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fused import FusedDepthwise, Norm, NormedReLU, as_linear, fold_into_operator, linear_then_norm
-from ..layers import DepthwiseConv, PointwiseConv, build_norm, normalize
+from ..layers import DepthwiseConv, build_norm, normalize, pointwise_conv
 from . import register_mixer
 from .base import BlockInfo, LocalWeights, Mixer, Properties, Variant, channel_sharing
 
@@ -37,12 +37,17 @@ class DepthwiseMixer(Mixer):
         dim, norm = info.dim, info.norm or self.default_norm
         self.window_pad = window_pad
         self.act = nn.ReLU()
-        self.proj_in = PointwiseConv(dim, dim)
+        self.proj_in = pointwise_conv(dim, dim)
         self.norm_in = build_norm(norm, dim)
         self.op = operator
         self.norm_op = build_norm(norm, dim)
-        self.proj_out = PointwiseConv(dim, dim)
+        self.proj_out = pointwise_conv(dim, dim)
         self.norm_out = build_norm(norm, dim)
+
+    @classmethod
+    def from_foreign(cls, name: str, value: Tensor) -> Tensor:
+        """1x1 convolutions (D, C, 1, 1) as the linear layers that they are here."""
+        return value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) else value
 
     def frame(self, x: Tensor) -> Tensor:
         if not self.window_pad:
@@ -138,4 +143,4 @@ class StaticDepthwise(HomogeneousMixer):
     @classmethod
     def from_foreign(cls, name: str, value: Tensor) -> Tensor:
         """Conv2d's (C, 1, k, k) as (C, k, k)."""
-        return value.squeeze(1) if name == "op.weight" else value
+        return value.squeeze(1) if name == "op.weight" else super().from_foreign(name, value)

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import PointwiseConv, normalize
-from ..ops import generate_and_aggregate
+from ..layers import is_plain, normalize, pointwise_conv
+from ..ops import generate_and_aggregate, local_aggregate
 from . import register_mixer
 from .base import BlockInfo, LocalWeights, Properties, Variant, channel_sharing
 from .d_dw_conv import fold_generator, resize_generator
@@ -20,16 +20,19 @@ class PositionKernels(nn.Module):
 
     At each position: 1x1 conv C to C/4 with bias, BN, ReLU, 1x1 conv C/4 to groups*k*k with bias. The module holds the
     parameters and gives the hidden map (B, H, W, C/4); its last layer is applied inside the aggregation, so that the
-    groups*k*k weights per position need never be in memory together.
+    groups*k*k weights per position need never be in memory together. Where somebody watches that layer or has put
+    another in its place, it is called (:func:`models.layers.is_plain`).
     """
+
+    applied_elsewhere = ("expand",)
 
     def __init__(self, dim: int, kernel_size: int, groups: int, *, reduction: int = 4) -> None:
         super().__init__()
         self.groups, self.kernel_size = groups, kernel_size
-        self.reduce = PointwiseConv(dim, dim // reduction, bias=True)
+        self.reduce = pointwise_conv(dim, dim // reduction, bias=True)
         self.norm = nn.BatchNorm2d(dim // reduction)
         self.act = nn.ReLU()
-        self.expand = PointwiseConv(dim // reduction, groups * kernel_size**2, bias=True)
+        self.expand = pointwise_conv(dim // reduction, groups * kernel_size**2, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(normalize(self.norm, self.reduce(x)))
@@ -50,18 +53,15 @@ class InhomogeneousConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         generator = self.generator
-        expand = generator.expand
+        expand, groups, kernel = generator.expand, generator.groups, generator.kernel_size
         hidden = generator(x)
-        return generate_and_aggregate(
-            x, hidden, expand.weight.flatten(1), expand.bias, generator.groups, generator.kernel_size
-        )
+        if not is_plain(expand):
+            return local_aggregate(x, expand(hidden).unflatten(-1, (groups, kernel, kernel)))
+        return generate_and_aggregate(x, hidden, expand.weight, expand.bias, groups, kernel)
 
     def paper_macs(self, inputs: tuple[Any, ...], output: Tensor, rules: Any) -> int:
-        """The generator's last convolution, which runs inside the operator, and the sum where it counts."""
-        expand = self.generator.expand
-        positions = output.shape[:3].numel()
-        own = positions * expand.out_channels * (expand.in_channels + 1)
-        return own + rules.aggregation * self.apart_macs(output)
+        """The sum, where it counts. The generator's last layer counts itself, as it is called when watched."""
+        return rules.aggregation * self.apart_macs(output)
 
     def apart_macs(self, output: Tensor) -> int:
         """The sum over the window, which the paper's figures for classification leave out."""

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import position, shared
+from .backend import watched_by_others
 from .cpu_shared import shared_forward
 from .reference import pad_positions
 
@@ -27,6 +28,8 @@ def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     _check(x, weight, bias)
     if torch.onnx.is_in_onnx_export():
         return exported_aggregate(x, weight, bias)
+    if watched_by_others():
+        return shared_forward(x, weight, bias) if weight.dim() < 6 else exported_aggregate(x, weight, bias)
     if weight.dim() < 6:
         return shared.shared(x, weight, bias)
     out = position.per_position(x, weight)
@@ -56,7 +59,7 @@ def generate_and_aggregate(
         raise ValueError(f"x {tuple(x.shape)} and hidden {tuple(hidden.shape)} must agree in (B, H, W)")
     if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
         raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
-    if torch.onnx.is_in_onnx_export():
+    if torch.onnx.is_in_onnx_export() or watched_by_others():
         return exported_generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
     return position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 

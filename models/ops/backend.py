@@ -53,6 +53,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
+def watched_by_others() -> bool:
+    """Whether a tool that is not PyTorch's own looks at every operator that runs (ptflops counts them so). It knows
+    convolutions and products, not operators of a project.
+    """
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return False
+    modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    return any(type(mode).__module__.partition(".")[0] != "torch" for mode in modes)
+
+
 def triton_available() -> bool:
     """Whether Triton can be imported; PyTorch's CPU builds come without it."""
     try:

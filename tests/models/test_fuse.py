@@ -193,5 +193,5 @@ def test_a_replaced_weight_is_packed_anew_wherever_it_comes_to_lie() -> None:
     for _ in range(20):  # memory that is freed is handed out again
         layer(x)
         for _ in range(2):
-            layer.weight.data = torch.randn(64, 64)
-        torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-4, atol=1e-4)
+            layer.linear.weight.data = torch.randn(64, 64)
+        torch.testing.assert_close(layer(x), x @ layer.linear.weight.T, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import create_model
-from models.layers import CenteringBatchNorm2d, PointwiseConv, build_norm, normalize
+from models.layers import CenteringBatchNorm2d, build_norm, normalize, pointwise_conv
 from models.mixers._windows import from_windows, shift_mask, to_windows, window_shift
 
 
@@ -70,8 +70,8 @@ def test_every_norm_in_every_block(name: str, norm: str) -> None:
 
 
 def test_pointwise_is_a_1x1_convolution() -> None:
-    ours, theirs = PointwiseConv(6, 10, bias=True), nn.Conv2d(6, 10, 1)
-    theirs.load_state_dict(ours.state_dict())
+    ours, theirs = pointwise_conv(6, 10, bias=True), nn.Conv2d(6, 10, 1)
+    ours.load_state_dict(theirs.state_dict())  # (10, 6, 1, 1) as (10, 6)
     x = torch.randn(2, 4, 5, 6)
     assert torch.allclose(ours(x), theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), atol=1e-6)
 

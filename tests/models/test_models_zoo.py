@@ -73,13 +73,14 @@ def test_initialisation() -> None:
     for name in ("swin_nano", "dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"):
         model = create_model(name, drop_path_rate=0.2)
         for key, module in model.named_modules():
-            if isinstance(module, nn.Linear):
+            convolution = isinstance(module, nn.Conv2d) or hasattr(module, "is_pointwise_conv")
+            if isinstance(module, nn.Linear) and not convolution:
                 # Of a normal cut at its bounds (-2, 2) nothing is cut here: 100 standard deviations.
                 assert abs(module.weight.std().item() - 0.02) < 0.003, key
                 assert module.bias is None or not module.bias.any(), key
             if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
                 assert (module.weight == 1).all() and not module.bias.any() and module.eps == 1e-5, key
-            if isinstance(module, nn.Conv2d):
+            if convolution:
                 bound = module.weight[0].numel() ** -0.5
                 assert module.weight.abs().max() <= bound and module.weight.std() > 0.4 * bound, key
         rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
