@@ -14,10 +14,13 @@ from typing import Any, TextIO
 
 import torch
 import yaml
+from pydantic import BaseModel
 
+from data.config import DataConfig
 from engine.config import Config, as_yaml, to_dict
 from engine.distributed import World, host_name
 from engine.files import write_atomic
+from engine.schema import EvalConfig, TrainConfig
 from models.errors import UserError
 
 PATIENCE = 2.0  # seconds
@@ -84,12 +87,18 @@ def check_same_run(folder: Path, config: Config) -> None:
     path = folder / "config.yaml"
     if not path.exists():
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = completed(yaml.safe_load(path.read_text(encoding="utf-8")))
     for key, old, new in departures(before, to_dict(config), ("model", "data", "train", "eval"), FREE):
         raise UserError(
             f"output: {folder} holds a run with {key} = {old}, now it is {new}; go on with the old value or choose "
             f"another output folder"
         )
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A classifier's config as a run folder keeps it, with the defaults of keys that have come since then."""
+    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
+    return config | {name: schema().model_dump(mode="json") | config.get(name, {}) for name, schema in sections.items()}
 
 
 def departures(

@@ -226,3 +226,20 @@ def test_what_is_no_ordinary_jpeg_is_left_to_pil():
 
 
 PLAIN = DataConfig(augment={"auto_augment": None, "color_jitter": 0, "erase_prob": 0}).augment
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("hflip", 1), ("vflip", 0)])
+def test_flips_turn_the_side_that_they_name_as_often_as_they_say(flip: str, axis: int) -> None:
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    image = Encoded("x", (8, 8), opened=Image.fromarray(pixels))
+    plain = {"hflip": 0, "vflip": 0, "auto_augment": None, "color_jitter": 0, "erase_prob": 0, "padding": 0}
+
+    def share(probability: float) -> float:
+        transform = TrainTransform(DataConfig(augment={**plain, flip: probability, "crop": "padded"}), 8)
+        results = [transform(image).pixels.transpose(1, 2, 0) for _ in range(200)]
+        flipped = [np.array_equal(result, np.flip(pixels, axis)) for result in results]
+        assert all(flip or np.array_equal(result, pixels) for flip, result in zip(flipped, results, strict=True))
+        return sum(flipped) / len(flipped)
+
+    assert share(0) == 0 and share(1) == 1
+    assert 0.12 < share(0.25) < 0.4

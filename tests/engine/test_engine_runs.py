@@ -197,3 +197,16 @@ def test_a_reader_that_goes_away_does_not_end_a_run(small_runs, repo):
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
     assert file_hash(output / "last.safetensors") == small_runs.reference()
     assert "epoch 3/3  top-1" in (output / "train.log").read_text()
+
+
+def test_a_run_of_before_a_key_existed_goes_on(small_runs):
+    """Keys that came later have their defaults in a config that a run folder kept."""
+    output = small_runs.folder()
+    small_runs.finish(output)
+    (output / "result.json").unlink()
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    del config["data"]["exif"], config["train"]["keep_kernel_response"], config["eval"]["precision"]
+    (output / "config.yaml").write_text(yaml.safe_dump(config))
+    assert small_runs.finish(output) == small_runs.reference()
+    (ended,) = small_runs.start(output, ["data.exif=true"]).wait()
+    assert ended.status == 2 and "holds a run with data.exif = False, now it is True" in ended.last_line

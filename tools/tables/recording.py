@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import to_dict
 from engine.records import DenseEvaluation, DenseResult, EvalResult, RunFolder, RunResult, read_json, read_run
-from engine.runfolder import FREE, departures, git_commit
+from engine.runfolder import FREE, completed, departures, git_commit
 from engine.weights import file_hash
 from models.errors import UserError, hint
 from tools.tables.costs import row_config
@@ -94,7 +94,7 @@ def of_run(folder: Path) -> Record:
     if isinstance(run.result, DenseResult):
         return _of_dense_run(run, run.result)
     result = run.finished()
-    config = config_of_run(run.config, "classification", folder / "config.yaml")
+    config = config_of_run(completed(run.config), "classification", folder / "config.yaml")
     _check_weights(run.weights, result.checkpoint_sha256, folder)
     if result.eval_images is None:
         raise UserError(f"{folder / run.RESULT}: no evaluation is in it")
