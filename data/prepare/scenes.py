@@ -208,16 +208,18 @@ def write_split(root: Path, split: str, count: int, spec: SceneSpec, seed: int) 
 
 
 def write_digits(root: Path, split: str, each: int | None, seed: int) -> int:
-    """Write the digits of a split (the first `each`), one to an image, below `root`. Returns how many."""
+    """Write the digits of a split, all or `each` of them spread evenly, one to an image. Returns how many."""
     (digits, labels), photographs = load_split(split), load_photographs(split)
-    for index, label in enumerate(labels[:each]):
+    chosen = range(len(labels)) if each is None else np.linspace(0, len(labels) - 1, each).astype(int).tolist()
+    for index in chosen:
+        label = labels[index]
         rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
         one = slice(index, index + 1)
         scene = compose_scene(photographs, digits[one], labels[one], CLOSE_UP, rng)
         folder = root / split / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene.image).save(folder / f"{index:06d}.jpg", quality=92)
-    return len(labels[:each])
+    return len(chosen)
 
 
 def once(stamp: Path, wanted: dict, make: Callable[[], dict]) -> dict:
