@@ -232,3 +232,11 @@ def test_an_own_row_is_measured_on_its_own_data_set(monkeypatch, capsys, tables:
     change(finished / "result.json", dataset="MNIST-5k", **fields)
     assert run(monkeypatch, str(finished)) == 0
     assert load_records(tables)[0].config == config
+
+
+def test_an_own_table_has_no_column_of_the_paper() -> None:
+    table = load_table(TABLES / "own_small.yaml")
+    lines = cells(table, build_entries(table, {}, []))
+    assert "ours" not in lines[0] and lines[0][-3:] == ["AP mask", "CamVid mIoU", "status"]
+    by_label = {line[0]: line for line in lines}
+    assert by_label["Swin nano"][1] == "1,426,765" and by_label["Swin nano"][-1] == "not run"

@@ -33,10 +33,10 @@ def shows_ours(column: Column) -> bool:
 
 
 def cells(table: Table, entries: list[TableEntry]) -> list[list[str]]:
-    """The header and the rows; entries of one row for several tasks stand on one line."""
+    """The header and the rows; entries of one row for several tasks stand on one line. An own table has no paper's."""
     header = ["model"]
     for column in table.columns:
-        header += [column.label, OURS] if shows_ours(column) else [column.label]
+        header += [column.label, OURS] if shows_ours(column) and not table.is_own else [column.label]
     lines = [[*header, "status"]]
     for row in table.rows:
         own = [entry for entry in entries if entry.row.key == row.key]
@@ -48,7 +48,8 @@ def row_cells(table: Table, row: Row, entries: list[TableEntry]) -> list[str]:
     """Printed cells, each followed by ours where the column shows it; a misprint carries an asterisk."""
     found = []
     for column in table.columns:
-        found.append(row.paper[column.key] + ("*" if column.key in row.misprints else ""))
+        if not (table.is_own and shows_ours(column)):
+            found.append(row.paper[column.key] + ("*" if column.key in row.misprints else ""))
         if shows_ours(column):
             values = [entry.ours(column) for entry in entries]
             value = next((value for value in values if value is not None), None)
@@ -70,7 +71,8 @@ def shown_value(value: float | str | None, column: Column, row: Row) -> str:
 
 
 def status(entries: list[TableEntry]) -> str:
-    """The status of a row, by task where the tasks differ."""
+    """The status of a row, by task where the tasks differ; tasks that a row has no config for do not count."""
+    entries = [entry for entry in entries if entry.config is not None] or entries
     if len({entry.status for entry in entries}) == 1:
         return entries[0].status
     return ", ".join(f"{entry.task} {entry.status}" for entry in entries)
