@@ -59,9 +59,11 @@ def _names_of(path: Path) -> list[str]:
         raise UserError(f"data.classes={path}: cannot be read ({error})") from None
     while lines and not lines[-1]:
         lines.pop()
+    seen = set()
     for number, name in enumerate(lines, start=1):
-        if not name or name in lines[: number - 1]:
+        if not name or name in seen:
             raise UserError(f"data.classes={path}: line {number} {f'repeats {name!r}' if name else 'is empty'}")
+        seen.add(name)
     if not lines:
         raise UserError(f"data.classes={path}: names no classes")
     return lines

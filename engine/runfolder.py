@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from data.config import DataConfig
 from engine.config import Config, as_yaml, to_dict
@@ -98,7 +99,11 @@ def check_same_run(folder: Path, config: Config) -> None:
 def completed(config: dict[str, Any]) -> dict[str, Any]:
     """A classifier's config as a run folder keeps it, with the defaults of keys that have come since then."""
     sections: dict[str, type[BaseModel]] = {"data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
-    return config | {name: schema().model_dump(mode="json") | config.get(name, {}) for name, schema in sections.items()}
+    found = dict(config)
+    for name, schema in sections.items():
+        with suppress(ValidationError):  # a key that is gone: compared as it stands
+            found[name] = schema.model_validate(config.get(name, {})).model_dump(mode="json")
+    return found
 
 
 def departures(

@@ -52,4 +52,4 @@ def outlive_terminal() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)  # None: a handler that Python does not know

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
+from models.errors import UserError
 from tools.tables.recording import of_evaluation, of_run, of_speed
 from tools.tables.results import add_record
 from tools.tables.schema import RESULTS, TABLES, shown
@@ -37,6 +38,8 @@ from tools.tables.schema import RESULTS, TABLES, shown
 @cli.command("record_result")
 def main() -> None:
     args = parser().parse_args()
+    if args.config and not args.evaluation:
+        raise UserError("--config: only with --evaluation; a run and a report name their own")
     if args.speed:
         records = of_speed(args.speed)
     else:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import to_dict
-from engine.records import DenseEvaluation, DenseResult, EvalResult, RunFolder, RunResult, read_json, read_run
+from engine.records import DenseEvaluation, DenseResult, EvalResult, RunResult, read_json, read_run
 from engine.runfolder import FREE, completed, departures, git_commit
 from engine.weights import file_hash
 from models.errors import UserError, hint
 from tools.tables.costs import row_config
-from tools.tables.results import Record
+from tools.tables.results import Kind, Record
 from tools.tables.schema import ROOT, Task, load_tables
 
 SECTIONS = ("model", "data", "train")
@@ -89,59 +89,53 @@ def of_run(folder: Path) -> Record:
             those of its record.
     """
     run = read_run(folder)
-    if run.result is None:
-        run.finished()
+    source = folder / "config.yaml"
     if isinstance(run.result, DenseResult):
-        return _of_dense_run(run, run.result)
-    result = run.finished()
-    config = config_of_run(completed(run.config), "classification", folder / "config.yaml")
-    _check_weights(run.weights, result.checkpoint_sha256, folder)
-    if result.eval_images is None:
-        raise UserError(f"{folder / run.RESULT}: no evaluation is in it")
-    check_images(config, "classification", result.eval_images, result.labels, result.dataset)
-    return Record(
-        config=config,
-        task="classification",
-        kind="trained",
-        metrics=metrics_of(result, result.labels),
-        dataset=result.dataset,
-        images=result.eval_images,
-        checkpoint_sha256=result.checkpoint_sha256,
-        commit=result.commit,
-        seed=result.seed,
-        epochs=result.epochs,
-        precision=result.precision,
-    )
+        if "task" not in run.config:
+            raise UserError(f"{source}: not there, so nothing says what was trained")
+        task, result, weights = run.config["task"], run.result, _last_checkpoint(folder)
+        config = config_of_run(run.config, task, source)
+        metrics = dense_metrics(task, result.metrics, str(folder / run.RESULT))
+        record = _record("trained", config, task, metrics, result, result.eval_images)
+    else:
+        classifier, weights = run.finished(), run.weights
+        config = config_of_run(completed(run.config), "classification", source)
+        if classifier.eval_images is None:
+            raise UserError(f"{folder / run.RESULT}: no evaluation is in it")
+        metrics = metrics_of(classifier, classifier.labels)
+        record = _record("trained", config, "classification", metrics, classifier, classifier.eval_images)
+    if not weights.is_file() or file_hash(weights) != record.checkpoint_sha256:
+        raise UserError(f"{weights}: not the weights whose hash {folder / run.RESULT} names")
+    return record
 
 
-def _of_dense_run(run: RunFolder, result: DenseResult) -> Record:
-    if "task" not in run.config:
-        raise UserError(f"{run.folder / 'config.yaml'}: not there, so nothing says what was trained")
-    task: Task = run.config["task"]
-    config = config_of_run(run.config, task, run.folder / "config.yaml")
-    last = run.folder / "last_checkpoint"
-    weights = Path(last.read_text(encoding="utf-8")) if last.is_file() else last
-    weights = weights if weights.is_file() else run.folder / weights.name  # the folder may have moved
-    _check_weights(weights, result.checkpoint_sha256, run.folder)
-    check_images(config, task, result.eval_images, "original", result.dataset)
+def _last_checkpoint(folder: Path) -> Path:
+    """The library's last checkpoint; the folder may have moved since its name was written down."""
+    last = folder / "last_checkpoint"
+    path = Path(last.read_text(encoding="utf-8")) if last.is_file() else last
+    return path if path.is_file() else folder / path.name
+
+
+def _record(kind: Kind, config: str, task: Task, metrics: dict[str, float], result: Any, images: int) -> Record:
+    """The record of a result or an evaluation; what it does not know is left out.
+
+    Raises:
+        UserError: it is not of the images that the rows are on.
+    """
+    check_images(config, task, images, getattr(result, "labels", "original"), result.dataset)
     return Record(
         config=config,
         task=task,
-        kind="trained",
-        metrics=dense_metrics(task, result.metrics, str(run.folder / run.RESULT)),
+        kind=kind,
+        metrics=metrics,
         dataset=result.dataset,
-        images=result.eval_images,
+        images=images,
         checkpoint_sha256=result.checkpoint_sha256,
-        commit=result.commit,
-        seed=result.seed,
-        epochs=None,
-        precision=run.config["precision"],
+        commit=getattr(result, "commit", None) or git_commit(),
+        seed=getattr(result, "seed", None),
+        epochs=getattr(result, "epochs", None),
+        precision=result.precision,
     )
-
-
-def _check_weights(path: Path, wanted: str | None, folder: Path) -> None:
-    if not path.is_file() or file_hash(path) != wanted:
-        raise UserError(f"{path}: not the weights whose hash {folder / RunFolder.RESULT} names")
 
 
 def of_evaluation(path: Path, config: str | None) -> Record:
@@ -163,20 +157,7 @@ def of_evaluation(path: Path, config: str | None) -> Record:
         raise UserError(f"{path}: model: {result.model!r}, but {config} is {model!r}")
     if result.resized:
         raise UserError(f"{path}: weights were resized for the evaluation, first {result.resized[0]}")
-    check_images(config, "classification", result.images, result.labels, result.dataset)
-    return Record(
-        config=config,
-        task="classification",
-        kind="evaluated",
-        metrics=metrics_of(result, result.labels),
-        dataset=result.dataset,
-        images=result.images,
-        checkpoint_sha256=result.checkpoint_sha256,
-        commit=git_commit(),
-        seed=None,
-        epochs=None,
-        precision=result.precision,
-    )
+    return _record("evaluated", config, "classification", metrics_of(result, result.labels), result, result.images)
 
 
 def _of_dense_evaluation(path: Path, values: dict[str, Any], config: str | None) -> Record:
@@ -189,20 +170,8 @@ def _of_dense_evaluation(path: Path, values: dict[str, Any], config: str | None)
     _check_row(result.config, task, f"{path}: config")
     if result.options:
         raise UserError(f"{path}: evaluated with {result.options[0]}, and {result.config} has it otherwise")
-    check_images(result.config, task, result.eval_images, "original", result.dataset)
-    return Record(
-        config=result.config,
-        task=task,
-        kind="evaluated",
-        metrics=dense_metrics(task, values, str(path)),
-        dataset=result.dataset,
-        images=result.eval_images,
-        checkpoint_sha256=result.checkpoint_sha256,
-        commit=result.commit,
-        seed=None,
-        epochs=None,
-        precision=result.precision,
-    )
+    metrics = dense_metrics(task, values, str(path))
+    return _record("evaluated", result.config, task, metrics, result, result.eval_images)
 
 
 def of_speed(path: Path) -> list[Record]:

@@ -18,12 +18,15 @@ HEADER = """\
 """
 
 
+Kind = Literal["trained", "evaluated", "timed"]
+
+
 class Record(Strict):
     """One measurement of a row's model: a run of its config, an evaluation of weights, or its speed on a device."""
 
     config: str
     task: Task
-    kind: Literal["trained", "evaluated", "timed"]
+    kind: Kind
     metrics: dict[str, float]
     dataset: str | None = None
     images: int | None = None
