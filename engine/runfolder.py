@@ -172,6 +172,15 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
 
 
+def processor_name() -> str:
+    """The processor as Linux knows it, elsewhere the machine's architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
 def git_commit() -> str:
     """The commit of this checkout, with ``-dirty`` when files differ from it, or ``unknown``."""
     try:

@@ -1,8 +1,8 @@
-"""Draw figures: ``python tools/plot.py curves RUN ...`` and ``python tools/plot.py tradeoff RESULTS.json``.
+"""Draw figures: ``python tools/plot.py curves RUN ...``, ``tradeoff RESULTS.json`` and ``questions QUESTIONS.yaml``.
 
 `curves`: training loss and validation score over the epochs, as in the paper's Figures 5 to 7, of finished and running
 runs. `tradeoff`: accuracy of a sweep's results against parameters, multiply-adds and, from a report of
-benchmarks/speed.py, speed.
+benchmarks/speed.py, speed. `questions`: the answers of a file of questions beside the paper's.
 """
 
 import argparse
@@ -18,14 +18,16 @@ from engine import cli
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="curves|tradeoff")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="curves|tradeoff|questions")
     curves = kinds.add_parser("curves", help="runs in one figure")
     curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     curves.add_argument("--labels", help="names of the runs, separated by commas (default: where their paths differ)")
     tradeoff = kinds.add_parser("tradeoff", help="accuracy against cost")
     tradeoff.add_argument("results", type=Path, metavar="RESULTS.json")
     tradeoff.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
-    for kind, name in ((curves, "curves.png"), (tradeoff, "tradeoff.png")):
+    questions = kinds.add_parser("questions", help="answers of sweeps beside the paper's")
+    questions.add_argument("questions", type=Path, metavar="QUESTIONS.yaml")
+    for kind, name in ((curves, "curves.png"), (tradeoff, "tradeoff.png"), (questions, "questions.png")):
         kind.add_argument("--output", type=Path, default=Path(name), help=f"image (default: {name})")
     return parser
 
@@ -39,6 +41,9 @@ import matplotlib.pyplot as plt
 from engine.records import ValidationRecord, read_run
 from models.errors import UserError
 from tools.sweeps import report
+from tools.tables import forest
+from tools.tables.questions import answer, load_questions
+from tools.tables.schema import load_tables
 
 matplotlib.use("Agg")
 
@@ -194,6 +199,10 @@ def main() -> None:
         raise UserError(f"--output {args.output}: the name must end in .png, .pdf or .svg")
     if args.kind == "tradeoff":
         draw_tradeoff(report.load(args.results), None if args.speed is None else read_speed(args.speed), args.output)
+    elif args.kind == "questions":
+        tables = {table.table: table for table in load_tables()}
+        asked = load_questions(args.questions)
+        forest.draw([(question.question, answer(question, tables)) for question in asked], args.output)
     else:
         labels = args.labels.split(",") if args.labels else run_labels(args.runs)
         if len(labels) != len(args.runs):

@@ -1,8 +1,9 @@
 """Train a grid of configs and seeds: ``python tools/sweep.py GRID.yaml [--jobs N | --gpus 0,1] [--output DIR]``.
 
 Runs one after another or side by side, each in a folder of its own. The same command goes on with a sweep that was
-stopped; finished runs are not run again. It ends with a table (mean and standard deviation over seeds), results.json
-and figure.png in the output folder.
+stopped; finished runs are not run again, and with `--save FILE` neither are those that FILE holds from another day or
+machine. It ends with a table (mean and standard deviation over seeds), results.json and figure.png in the output
+folder.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="folder of the runs (default: runs/NAME)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side on the CPU (default: 1)")
     parser.add_argument("--gpus", default="", metavar="0,1", help="one run at a time on each of these GPUs")
-    parser.add_argument("--save", type=Path, metavar="FILE.json", help="copy the results there, the figure beside it")
+    parser.add_argument("--save", type=Path, metavar="FILE.json", help="keep the results there, the figure beside it")
     parser.add_argument(
         "--help-grid", action=cli.explaining("tools.sweeps.grid", "Grid"), nargs=0, help="a grid's keys"
     )
@@ -38,13 +39,14 @@ from models.errors import UserError
 from tools.sweeps import figure, report
 from tools.sweeps.grid import Grid, load_grid
 from tools.sweeps.jobs import Job, jobs
+from tools.sweeps.kept import Kept, kept_cells, still_to_train
 from tools.sweeps.runner import Sweep, check_configs, slots
 
 
-def finish(grid: Grid, work: list[Job], output: Path, copy: Path | None) -> None:
+def finish(grid: Grid, work: list[Job], output: Path, copy: Path | None, kept: Kept) -> None:
     """Collect, save, draw and print."""
     command = [argument for argument in sys.argv if argument != "--report"]  # what a reader repeats trains, too
-    results = report.collect(grid, work, shlex.join(["python", *command]))
+    results = report.collect(grid, work, shlex.join(["python", *command]), kept)
     for path in (output / "results.json", copy):
         if path is not None:
             report.save(results, path)
@@ -59,17 +61,23 @@ def sweep(args: argparse.Namespace) -> int:
     output = args.output or Path("runs") / grid.name
     work = jobs(grid, output, ROOT)
     check_configs(work)
+    kept = kept_cells(args.save, work)
     if not args.report:
         gpus = [gpu for gpu in args.gpus.split(",") if gpu]
-        run = Sweep(work, slots(args.jobs, gpus), lambda text: print(text, flush=True))
+        left = still_to_train(work, kept)
+        if len(left) < len(work):
+            print(f"{len(work) - len(left)} of {len(work)} runs are in {args.save}", flush=True)
+        run = Sweep(left, slots(args.jobs, gpus), lambda text: print(text, flush=True))
         if not run.run():
+            if args.save is not None:
+                finish(grid, work, output, args.save, kept)
             print("stopped; the same command goes on", file=sys.stderr)
             return EXIT_STOPPED
         if run.failed:
             names = ", ".join(f"{job.run.name} seed {job.seed}" for job, _ in run.failed)
             print(f"sweep: these runs failed: {names}", file=sys.stderr)
             return EXIT_FAILURE
-    finish(grid, work, output, args.save)
+    finish(grid, work, output, args.save, kept)
     return 0
 
 

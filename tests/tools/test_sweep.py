@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tools import sweep
 from tools.sweeps import figure, report, runner
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs
+from tools.sweeps.kept import kept_cells, still_to_train
 from tools.sweeps.runner import Sweep, check_configs, slots
 
 REPO = Path(__file__).resolve().parents[2]
@@ -116,6 +118,30 @@ def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> N
     figure.draw(results, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_cells_of_another_day_are_not_trained_again(tmp_path: Path) -> None:
+    """A record from elsewhere stands for its runs, until their recipe or that of what they start from is another."""
+    run, work = start(tmp_path)
+    run.run()
+    saved = tmp_path / "saved.json"
+    report.save(report.collect(load_grid(tmp_path / "grid.yaml"), work, ""), saved)
+    for job in work:
+        shutil.rmtree(job.output)
+    kept = kept_cells(saved, work)
+    assert still_to_train(work, kept) == []
+    rows = report.collect(load_grid(tmp_path / "grid.yaml"), work, "", kept).rows
+    assert [row.scores for row in rows] == [[90.0, 92.0]] * 2
+    more = fake_jobs(tmp_path, seeds=[0, 2, 4])
+    left = [(job.run.name, job.seed) for job in still_to_train(more, kept_cells(saved, more))]
+    assert left == [("dw", 4), ("se", 4)]
+    other = fake_jobs(tmp_path, runs=[DW, SE | {"config": f"{NANO} model.se=true train.lr=0.1"}])
+    left = [(job.run.name, job.seed) for job in still_to_train(other, kept_cells(saved, other))]
+    assert left == [("dw", 0), ("se", 0), ("dw", 2), ("se", 2)]  # what SE starts from has left no weights here
+    same = fake_jobs(tmp_path, runs=[DW | {"config": f"{NANO} train.threads=1 data.workers=3"}, SE])
+    assert still_to_train(same, kept_cells(saved, same)) == []
+    first = fake_jobs(tmp_path, runs=[DW | {"config": f"{NANO} train.lr=0.1"}, SE])
+    assert kept_cells(saved, first) == {}
 
 
 def test_each_gpu_has_one_run_at_a_time(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scipy import stats
+from PIL import Image
 from whole_records import sweep_result, sweep_row
 
 from models.errors import UserError
+from tools import plot
 from tools.sweeps.grid import load_grid
+from tools.tables import forest
+from tools.tables.paired import Noise
 from tools.tables.questions import Answer, as_markdown, load_questions, signed
 from tools.tables.schema import ROOT, load_tables
 
@@ -19,30 +22,39 @@ QUESTION = {"question": "SE?", "table": "6", "rows": ["dw_conv", "dw_conv_se"], 
 UP, DOWN, SAME = (Decimal("81.3"), Decimal("81.7")), (Decimal("81.3"), Decimal("81.1")), (Decimal("1"), Decimal("1"))
 
 
-def test_the_interval_is_welchs() -> None:
-    first, second = [40.0, 42.0, 41.0], [44.0, 44.5, 46.0]
-    found = Answer(UP, (first, second))
-    assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
-    parts = [np.var(scores, ddof=1) / len(scores) for scores in (first, second)]
-    freedom = sum(parts) ** 2 / sum(part**2 / 2 for part in parts)
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts))
-    assert found.interval == pytest.approx((found.difference - half, found.difference + half))
+def found(printed: tuple, difference: float, deviation: float, seeds: int = 3) -> Answer:
+    """An answer whose 95% interval has half the length 2.78 * sqrt(2 / seeds) * deviation, from t tables."""
+    second = dict.fromkeys(range(seeds), 40.0 + difference)
+    return Answer(printed, (dict.fromkeys(range(seeds), 40.0), second), Noise(deviation, 4))
 
 
 @pytest.mark.parametrize(
-    ("printed", "first", "second", "verdict"),
+    ("printed", "difference", "deviation", "verdict"),
     [
-        (UP, [40.0, 40.1, 40.2], [44.0, 44.1, 44.2], "yes"),
-        (DOWN, [40.0, 40.1, 40.2], [44.0, 44.1, 44.2], "no"),
-        (SAME, [40.0, 40.1, 40.2], [44.0, 44.1, 44.2], "no"),
-        (UP, [40.0, 44.0, 42.0], [41.0, 43.0, 44.0], "undecided"),
-        (SAME, [40.0, 44.0, 42.0], [41.0, 43.0, 44.0], "nothing against it"),
-        (UP, [40.0], [44.0, 44.1], "one seed: undecided"),
-        (UP, [], [44.0], ""),
+        (UP, 4.0, 1.0, "agrees"),
+        (DOWN, 4.0, 1.0, "disagrees"),
+        (DOWN, -4.0, 1.0, "agrees"),
+        (UP, -4.0, 1.0, "disagrees"),
+        (UP, 2.0, 1.0, "cannot tell"),  # -0.3 to +4.3
+        (SAME, 0.1, 0.3, "agrees"),  # -0.6 to +0.8, within a point
+        (SAME, 0.5, 0.3, "cannot tell"),  # -0.2 to +1.2
+        (SAME, 1.5, 0.3, "cannot tell"),  # +0.8 to +2.2: a difference, but it may be below a point
+        (SAME, 4.0, 1.0, "disagrees"),
+        (SAME, -4.0, 1.0, "disagrees"),
     ],
 )
-def test_verdicts(printed: tuple, first: list[float], second: list[float], verdict: str) -> None:
-    assert Answer(printed, (first, second)).verdict() == verdict
+def test_verdicts(printed: tuple, difference: float, deviation: float, verdict: str) -> None:
+    assert found(printed, difference, deviation).verdict == verdict
+
+
+def test_an_open_verdict_says_what_it_could_have_seen() -> None:
+    # t(4): 2.776 at 97.5%, 0.941 at 80%; standard error sqrt(2 / 3)
+    assert found(UP, 1.0, 1.0).explained() == f"cannot tell (smallest difference seen: {3.717 * (2 / 3) ** 0.5:.1f})"
+    assert found(UP, 4.0, 1.0).explained() == "agrees"
+    one = Answer(UP, ({0: 40.0}, {0: 44.0}), None)
+    assert (one.verdict, one.explained()) == ("cannot tell", "cannot tell (one seed)")
+    apart = Answer(UP, ({0: 40.0}, {1: 44.0}), None)
+    assert (apart.verdict, apart.explained()) == ("not run", "")
 
 
 def test_differences_are_printed_with_their_sign() -> None:
@@ -50,8 +62,11 @@ def test_differences_are_printed_with_their_sign() -> None:
 
 
 def write(folder: Path, **changes: object) -> Path:
-    runs = {"a": [40.0, 40.2], "b": [44.0, 44.2], "c": []}
-    rows = [sweep_row(name=name, mean=None, runs=[{"top1": s} for s in scores]) for name, scores in runs.items()]
+    runs = {"a": [40.0, 40.2], "b": [44.0, 44.4], "c": []}
+    records = {
+        name: [{"top1": score, "seed": seed} for seed, score in enumerate(scores)] for name, scores in runs.items()
+    }
+    rows = [sweep_row(name=name, mean=None, runs=record) for name, record in records.items()]
     results = folder / "results.json"
     results.write_text(json.dumps(sweep_result(rows)))
     path = folder / "questions.yaml"
@@ -61,9 +76,26 @@ def write(folder: Path, **changes: object) -> Path:
 
 def test_an_answer_stands_beside_the_papers_figures(tmp_path: Path) -> None:
     line = as_markdown(write(tmp_path), load_tables()).splitlines()[-1]
-    assert line.startswith("| SE? | 81.3 to 81.7: +0.4 (Table 6) | 40.10 to 44.10: +4.0 (+3.4 to +4.6) | yes |")
+    # The differences 4.0 and 4.2: 4.1, and t(1) = 12.706 times their standard error 0.1.
+    assert line == "| SE? | 81.3 to 81.7: +0.4 (Table 6) | 40.10 to 44.20: +4.1 (+2.8 to +5.4) | 2 | agrees |"
     line = as_markdown(write(tmp_path, runs=["a", "c"]), load_tables()).splitlines()[-1]
-    assert line.endswith("| not run |  |")
+    assert line.endswith("| not run |  |  |")
+
+
+def test_the_picture_shows_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["plot.py", "questions", str(write(tmp_path)), "--output", str(tmp_path / "one.png")]
+    )
+    plot.main()
+    answers = [("first", found(UP, 4.0, 1.0)), ("second", found(SAME, 4.0, 1.0)), ("third", Answer(UP, ({}, {}), None))]
+    forest.draw(answers, tmp_path / "three.png")
+    one, three = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).astype(int) for name in ("one", "three")
+    )
+    assert three.shape[0] > one.shape[0]
+    for colour, expected in (("#1b7f4d", (True, True)), ("#c2410c", (False, True))):
+        wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        assert tuple(bool((np.abs(image - wanted).sum(2) < 6).any()) for image in (one, three)) == expected
 
 
 @pytest.mark.parametrize(

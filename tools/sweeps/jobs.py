@@ -1,5 +1,6 @@
 """One training of a sweep, of a classifier, detector or segmentor: its command, its config, its record."""
 
+import hashlib
 import json
 import shlex
 import sys
@@ -13,7 +14,7 @@ import torch
 from engine.config import load_config
 from engine.files import write_atomic
 from engine.records import DenseResult, RunResult, read_result
-from engine.runfolder import check_same_run
+from engine.runfolder import FREE, check_same_run, departures
 from engine.schema import Config
 from models import build_model
 from models.cost import Cost, model_cost
@@ -53,6 +54,10 @@ class Job(ABC):
         """
 
     @abstractmethod
+    def recipe(self) -> str:
+        """A hash of what is trained and how, whatever the seed, the places of files and the defaults of keys."""
+
+    @abstractmethod
     def command(self) -> list[str]:
         """The command line that trains, or goes on training."""
 
@@ -75,7 +80,7 @@ class Job(ABC):
     def record(self) -> dict[str, Any] | None:
         """What is kept of `result.json`; None before the end."""
         path = self.output / "result.json"
-        return self._kept(read_result(path)) if path.exists() else None
+        return {**self._kept(read_result(path)), "recipe": self.recipe()} if path.exists() else None
 
     @abstractmethod
     def _kept(self, result: Any) -> dict[str, Any]: ...
@@ -95,6 +100,12 @@ class ClassifierJob(Job):
 
     def check(self) -> None:
         self.resolved()
+
+    def recipe(self) -> str:
+        skip = {"output": True, "train": {"seed", "init_checkpoint"}}
+        config = self.resolved().model_dump(mode="json", exclude_defaults=True, exclude=skip)
+        learned = departures(config, {}, ("model", "data", "train", "eval"), FREE)
+        return digest([[(key, value) for key, value, _ in learned], self.run.start_from])
 
     def command(self) -> list[str]:
         return [sys.executable, str(self.entry), "--config", self.config, *self._overrides()]
@@ -116,6 +127,11 @@ class ClassifierJob(Job):
 
 class DenseJob(Job):
     """A training by detection/train.py or segmentation/train.py; without `start_from` its backbone starts at random."""
+
+    def recipe(self) -> str:
+        from engine.dense.recipe import recipe
+
+        return digest([recipe(self.resolved(), self.run.task, "none"), self.run.start_from])
 
     def command(self) -> list[str]:
         start = str(self.start) if self.start else "none"
@@ -176,6 +192,11 @@ class DenseJob(Job):
 
     def _kept(self, result: DenseResult) -> dict[str, Any]:
         return {key: getattr(result, key) for key in ("iterations", *SHARED)} | result.metrics
+
+
+def digest(content: object) -> str:
+    """Of plain values, short enough for a record."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def jobs(grid: Grid, output: Path, root: Path) -> list[Job]:

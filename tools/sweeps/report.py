@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +13,7 @@ import torch
 
 from engine.files import write_atomic
 from engine.records import Record
+from engine.runfolder import processor_name
 from models.errors import UserError
 from tools.sweeps.grid import Grid, Group, RunSpec
 from tools.sweeps.jobs import Job
@@ -56,8 +58,13 @@ class SweepRow(Record):
     @property
     def scores(self) -> list[float]:
         """What a row is compared by, in percent, for each seed."""
+        return list(self.by_seed.values())
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The same, by seed."""
         metric = METRICS[self.task]
-        return [float(run[metric.key] * metric.factor) for run in self.runs]
+        return {run["seed"]: float(run[metric.key] * metric.factor) for run in self.runs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +105,16 @@ METRICS = {
 }
 
 
-def collect(grid: Grid, jobs: list[Job], command: str) -> SweepResult:
+def collect(
+    grid: Grid, jobs: list[Job], command: str, kept: Mapping[Path, dict[str, Any]] | None = None
+) -> SweepResult:
     """The results of all finished jobs, from the records that they left.
 
     Args:
         command: how the sweep was called, to be repeated by a reader.
+        kept: what an earlier result holds of jobs that left nothing here, by output folder.
     """
+    records = {job.output: record_of(job) or (kept or {}).get(job.output) for job in jobs}
     return SweepResult(
         name=grid.name,
         title=grid.title,
@@ -112,14 +123,23 @@ def collect(grid: Grid, jobs: list[Job], command: str) -> SweepResult:
         cpus=os.cpu_count() or 1,
         machine=platform.machine(),
         torch=torch.__version__,
-        rows=[row_of(run, [job for job in jobs if job.run.name == run.name]) for run in grid.runs],
+        rows=[row_of(run, [job for job in jobs if job.run.name == run.name], records) for run in grid.runs],
         groups=list(grid.groups),
     )
 
 
-def row_of(run: RunSpec, jobs: list[Job]) -> SweepRow:
+def record_of(job: Job) -> dict[str, Any] | None:
+    """What a finished job left: its result, the seconds of CPU time over all its starts, and on which processor."""
+    found = job.record()
+    if found is None:
+        return None
+    usage = job.output / USAGE
+    seconds = json.loads(usage.read_text(encoding="utf-8"))["cpu_seconds"] if usage.exists() else None
+    return {**found, "cpu_seconds": seconds, "processor": processor_name()}
+
+
+def row_of(run: RunSpec, jobs: list[Job], records: Mapping[Path, dict[str, Any] | None]) -> SweepRow:
     """The row of one run from what its seeds left."""
-    records = [(job, job.record()) for job in jobs]
     cost, size = jobs[0].cost()
     row = SweepRow(
         name=run.name,
@@ -133,16 +153,10 @@ def row_of(run: RunSpec, jobs: list[Job]) -> SweepRow:
         mean=None,
         std=None,
         wanted=len(jobs),
-        runs=[{**found, "cpu_seconds": used(job)} for job, found in records if found],
+        runs=[found for job in jobs if (found := records[job.output])],
     )
     points = row.scores
     return replace(row, mean=mean(points) if points else None, std=stdev(points) if len(points) > 1 else None)
-
-
-def used(job: Job) -> float | None:
-    """Seconds of CPU time, over all starts of a run."""
-    usage = job.output / USAGE
-    return json.loads(usage.read_text(encoding="utf-8"))["cpu_seconds"] if usage.exists() else None
 
 
 def save(results: SweepResult, path: Path) -> None:
@@ -214,10 +228,11 @@ def as_markdown(path: Path) -> str:
         lines = [names, ["---"] * len(names), *map(shown_row, own)]
         blocks.append(f"**{group.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     runs = [run for row in results.rows for run in row.runs]
-    datasets, devices, commits = (sorted({run[key] for run in runs}) for key in ("dataset", "device", "commit"))
+    datasets, commits = (sorted({run[key] for run in runs}) for key in ("dataset", "commit"))
+    processors = sorted({run.get("processor", run["device"]) for run in runs})
     minutes = sum(run["cpu_seconds"] or 0 for run in runs) / 60
     blocks.append(
-        f"{results.note} Data: {', '.join(datasets)}. {len(runs)} runs on {', '.join(devices)} "
+        f"{results.note} Data: {', '.join(datasets)}. {len(runs)} runs on {', '.join(processors)} "
         f"({results.cpus} cores), {minutes:.0f} minutes of CPU time in total, trained at commit "
         f"{', '.join(f'`{commit[:10]}`' for commit in commits)}. Command: `{results.command}`."
     )

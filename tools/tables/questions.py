@@ -1,7 +1,7 @@
 """The paper's yes/no questions: what it found beside what a sweep found, and whether the two agree.
 
-A question compares two rows of a printed table, and the two runs that stand for them. The answer is the difference of
-the means over the seeds with its 95% interval (Welch's t: the two variances may differ); the paper has no intervals.
+A question compares two rows of a printed table, and the two runs that stand for them. The answer is their difference,
+paired by seed, with its 95% interval (tools/tables/paired.py); the paper has no intervals.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from statistics import mean
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
-from scipy import stats
 
 from engine.config import read_mapping
 from models.errors import UserError, hint
 from tools.sweeps import report
+from tools.tables.paired import Difference, Noise, Scores, difference, pooled_noise
 from tools.tables.schema import ROOT, Strict, Table, shown
 
+SAME = 1.0  # points: where the paper saw no difference, one within this is none either
+AGREES, DISAGREES, CANNOT_TELL, NOT_RUN = "agrees", "disagrees", "cannot tell", "not run"
 TableEntry = TypeVar("TableEntry")
-HEADER = ("question", "the paper", "here", "agree?")
+HEADER = ("question", "the paper", "here", "seeds", "verdict")
 
 
 class Question(Strict):
@@ -41,54 +43,75 @@ class Questions(Strict):
 
 @dataclass(frozen=True)
 class Answer:
-    """Points in percent: the paper's two, the scores of both runs, their difference and its 95% interval."""
+    """The paper's two figures, in percent, and what both runs reached here, by seed.
+
+    Args:
+        noise: of all runs of the sweep; None where it cannot be told from their seeds.
+    """
 
     printed: tuple[Decimal, Decimal]
-    scores: tuple[list[float], list[float]]
+    scores: tuple[Scores, Scores]
+    noise: Noise | None
+
+    @property
+    def paper(self) -> float:
+        """Points by which the paper's second row is above its first."""
+        return float(self.printed[1] - self.printed[0])
+
+    @property
+    def seeds(self) -> list[int]:
+        """What both runs were trained with."""
+        return sorted(self.scores[0].keys() & self.scores[1].keys())
 
     @property
     def means(self) -> tuple[float, float]:
-        """Both runs' means over their seeds."""
-        return mean(self.scores[0]), mean(self.scores[1])
+        """Both runs' means over the seeds that they share."""
+        first, second = (mean(scores[seed] for seed in self.seeds) for scores in self.scores)
+        return first, second
 
     @property
-    def difference(self) -> float:
-        """Mean of the second run less mean of the first."""
-        return self.means[1] - self.means[0]
+    def difference(self) -> Difference | None:
+        """The second run less the first; None where no seed is shared or the noise is not known."""
+        return difference(*self.scores, self.noise) if self.noise else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the difference; None where a run has one seed alone."""
-        if min(map(len, self.scores)) < 2:
-            return None
-        test = stats.ttest_ind(self.scores[1], self.scores[0], equal_var=False)
-        low, high = test.confidence_interval(0.95)
-        return float(low), float(high)
-
     def verdict(self) -> str:
-        """Whether the difference has the sign of the paper's, as far as it is told apart from none."""
-        paper = self.printed[1] - self.printed[0]
-        if not all(self.scores):
-            return ""
-        if self.interval is None:
-            return "one seed: undecided"
-        if self.interval[0] <= 0 <= self.interval[1]:
-            return "undecided" if paper else "nothing against it"
-        return "yes" if paper and (self.difference > 0) == (paper > 0) else "no"
+        """One rule, fixed before the runs: the whole 95% interval must be on the paper's side of zero to agree and on
+        the other to disagree; where the paper saw no difference, within one point to agree and beyond it to disagree.
+        """
+        if not self.seeds:
+            return NOT_RUN
+        if self.difference is None:
+            return CANNOT_TELL
+        low, high = self.difference.interval
+        if not self.paper:
+            outside = low > SAME or high < -SAME
+            return AGREES if low > -SAME and high < SAME else DISAGREES if outside else CANNOT_TELL
+        if low <= 0 <= high:
+            return CANNOT_TELL
+        return AGREES if (low > 0) == (self.paper > 0) else DISAGREES
+
+    def explained(self) -> str:
+        """The verdict; where it is open, with the smallest difference that would have been seen with 80% power."""
+        if self.verdict != CANNOT_TELL:
+            return "" if self.verdict == NOT_RUN else self.verdict
+        why = "one seed" if self.difference is None else f"smallest difference seen: {self.difference.smallest:.1f}"
+        return f"{CANNOT_TELL} ({why})"
 
     def cells(self, table: str) -> list[str]:
-        """The paper's cell, ours and the verdict."""
+        """The paper's cell, ours, the number of seeds and the verdict."""
         first, second = self.printed
-        paper = f"{first} to {second}: {signed(second - first)} (Table {table})"
-        if not all(self.scores):
-            return [paper, "not run", ""]
-        ours = f"{self.means[0]:.2f} to {self.means[1]:.2f}: {signed(self.difference)}"
-        if self.interval is not None:
-            ours += f" ({signed(self.interval[0])} to {signed(self.interval[1])})"
-        return [paper, ours, self.verdict()]
+        paper = f"{first} to {second}: {signed(self.paper)} (Table {table})"
+        if not self.seeds:
+            return [paper, NOT_RUN, "", ""]
+        low, high = self.means
+        ours = f"{low:.2f} to {high:.2f}: {signed(high - low)}"
+        if self.difference is not None:
+            ours += f" ({signed(self.difference.interval[0])} to {signed(self.difference.interval[1])})"
+        return [paper, ours, str(len(self.seeds)), self.explained()]
 
 
-def signed(value: float | Decimal) -> str:
+def signed(value: float) -> str:
     """A difference with its sign and one decimal; no sign where it rounds to zero."""
     text = f"{value:+.1f}".replace("-", "−")
     return text[1:] if text in ("+0.0", "−0.0") else text
@@ -113,7 +136,8 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
         printed.append(cell.value)
     runs = report.load(ROOT / question.results).by_name
     first, second = (member(runs, name, f"{where}: runs") for name in question.runs)
-    return Answer((printed[0], printed[1]), (first.scores, second.scores))
+    noise = pooled_noise({row.name: row.by_seed for row in runs.values() if row.task == first.task})
+    return Answer((printed[0], printed[1]), (first.by_seed, second.by_seed), noise)
 
 
 def member(known: dict[str, TableEntry], key: str, where: str) -> TableEntry:
