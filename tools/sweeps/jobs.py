@@ -102,9 +102,9 @@ class ClassifierJob(Job):
         self.resolved()
 
     def recipe(self) -> str:
-        skip = {"output": True, "train": {"seed", "init_checkpoint"}}
-        config = self.resolved().model_dump(mode="json", exclude_defaults=True, exclude=skip)
-        learned = departures(config, {}, ("model", "data", "train", "eval"), FREE)
+        config = self.resolved().model_dump(mode="json", exclude_defaults=True)
+        free = {**FREE, "train": {*FREE["train"], "seed", "init_checkpoint"}}
+        learned = departures(config, {}, ("model", "data", "train", "eval"), free)
         return digest([[(key, value) for key, value, _ in learned], self.run.start_from])
 
     def command(self) -> list[str]:
