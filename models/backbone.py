@@ -259,8 +259,11 @@ class LocalNet(TimmProtocol):
 
 
 def init_linear(module: nn.Module) -> None:
-    """Linear layers: truncated normal 0.02, bias 0. Convolutions, 1x1 ones too, and norms keep PyTorch's default."""
-    if isinstance(module, nn.Linear) and not hasattr(module, "is_pointwise_conv"):
+    """Linear layers: truncated normal 0.02, bias 0. Convolutions, 1x1 ones too, and norms keep PyTorch's default.
+
+    On the meta device there are no values to set, and torch takes its time to set them.
+    """
+    if isinstance(module, nn.Linear) and not hasattr(module, "is_pointwise_conv") and not module.weight.is_meta:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -73,7 +73,6 @@ def test_an_ablation_is_one_yaml(tmp_path: Path, repo: Path) -> None:
         table.write(row)
     tests = ["tests/test_configs.py", "tests/tools/test_tables_paper.py", "tests/tools/test_tables_configs.py"]
     for command in (
-        ["tools/make_tables.py", "--write"],
         ["tools/make_tables.py", "--table", "9"],
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", "mine or narrow or paper or row or folder"],
     ):

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/theory"), help="folder of the page and its figures")
     parser.add_argument("--run", type=Path, nargs="+", default=[], metavar="FOLDER", help="run folders to show")
     parser.add_argument("--image", type=Path, nargs=2, default=[], metavar="FILE", help="two images to look at")
+    parser.add_argument("--weights", type=Path, metavar="FILE.png", help="draw the learned weights there, and no page")
     parser.add_argument("--epochs", type=int, default=2, help="for what has to be trained first (default 2)")
     return parser
 
@@ -30,16 +31,21 @@ if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
 from models.errors import UserError
+from tools.theory import weights_picture
 from tools.theory.learned import default_folders, load_trained, two_images
 from tools.theory.sections import Files, introduction, learned, matrices, properties, relation, translation
 
 
 def write_page(args: argparse.Namespace) -> Path:
-    """Everything from the weights to index.html, whose path is returned."""
+    """Everything from the weights to index.html, or to one picture of them; the path of what was written."""
     started = time.monotonic()
     folders = args.run or default_folders(args.output, args.epochs)
     models = [load_trained(folder) for folder in folders]
     images = two_images(models[0].config, args.image)
+    if args.weights is not None:
+        weights_picture.draw(models, images, args.weights)
+        print(f"wrote {args.weights}")
+        return args.weights
     files = Files(args.output)
     body = [
         introduction(),

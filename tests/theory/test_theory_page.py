@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy import ndimage
 
 from engine.config import load_config, to_dict
 from engine.weights import save_weights
@@ -37,7 +39,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         image.paste(light, (8, 6, 8 + columns, 22))
         image.save(folder / f"{name}.png")
         images.append(str(folder / f"{name}.png"))
-    assert theory_page.main(["--output", str(folder / "page"), "--run", *runs, "--image", *images]) == 0
+    what = ["--output", str(folder / "page"), "--run", *runs, "--image", *images]
+    assert theory_page.main(what) == 0
+    assert theory_page.main([*what, "--weights", str(folder / "page" / "weights.png")]) == 0
+    import shutil
+
+    shutil.copy(folder / "page" / "weights.png", "/tmp/w.png")
     yield folder / "page"
 
 
@@ -46,6 +53,15 @@ def test_page_needs_no_network_and_fits_a_phone(written: Path) -> None:
     assert 'name="viewport"' in text
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text and "@import" not in text
     assert len(text) < 5e6
+
+
+def test_the_picture_of_weights_has_a_frame_of_each_place_in_each_line(written: Path) -> None:
+    """Two images and four operators: eight frames of a colour, and its mark in both images."""
+    pixels = np.asarray(Image.open(written / "weights.png").convert("RGB")).astype(int)
+    for colour in ((0xE6, 0x55, 0x0D), (0x31, 0xA3, 0x54), (0x31, 0x82, 0xBD)):
+        near = np.abs(pixels - colour).sum(2) < 12
+        _, found = ndimage.label(near, structure=np.ones((3, 3)))
+        assert found >= 10
 
 
 def test_page_has_every_part(written: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from engine.config import load_config
 from engine.schema import Config
 from models import build_model
-from models.cost import model_cost
+from models.cost import Cost, model_cost
 from models.errors import UserError
 from tools.tables.schema import COSTS, ROOT, ExpectedCost, Row, Table, Task
 
@@ -58,8 +58,8 @@ def dense_costs() -> dict[str, dict[str, int]]:
 
 
 @cache
-def count(config: str, counter: str) -> tuple[int, int]:
-    """Parameters and MACs of a classification config.
+def count(config: str, counter: str) -> Cost:
+    """The cost of one image of a classification config.
 
     Raises:
         UserError: the config cannot be read or its model cannot be built.
@@ -72,8 +72,7 @@ def count(config: str, counter: str) -> tuple[int, int]:
     except ValueError as error:
         raise UserError(f"{config}: {error}") from None
     image = (size, size) if isinstance(size, int) else size
-    cost = model_cost(model, image, counter=counter)
-    return cost.params, cost.macs
+    return model_cost(model, image, counter=counter)
 
 
 def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, ExpectedCost]) -> RowCost | None:
@@ -87,7 +86,8 @@ def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, ExpectedCost])
         return None
     proof = proofs.get(config, ExpectedCost())
     if task == "classification":
-        params, macs = count(config, proof.counter)
+        cost = count(config, proof.counter)
+        params, macs = cost.params, cost.macs
     elif config in dense_costs():
         params, macs = dense_costs()[config]["params"], dense_costs()[config]["macs"]
     else:

@@ -4,14 +4,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from engine.files import write_atomic
-from models import build_model
-from models.cost import model_cost
 from models.errors import UserError, hint
 from models.zoo import FAMILIES
-from tools.tables.costs import row_config
+from tools.tables.costs import count, row_config
 from tools.tables.entries import TableEntry
 from tools.tables.results import Record, counting, measured_value, of_row
 from tools.tables.schema import COSTS, ROOT, UNITS, Column, Row, Table, shown
@@ -217,16 +213,11 @@ def zoo_table(tables: list[Table], records: list[Record], folder: str) -> str:
 
 def row_of(tables: list[Table], records: list[Record], config: str) -> list[str]:
     """The cells of one config; I-Dynamic's window sum, which the paper leaves out, stands apart."""
-    model_config = row_config(config).model
-    with torch.device("meta"):
-        model = build_model(model_config)
-    size = model_config.img_size
-    image = (size, size) if isinstance(size, int) else size
-    ours, paper = model_cost(model, image), model_cost(model, image, counter="paper")
+    ours, paper = count(config, "torch"), count(config, "paper")
     apart = f" + {ours.aggregation / 1e9:.4f} G window sum" if ours.aggregation else ""
     accuracy = measured_value(of_row(records, config, "classification"), "top1")
     here = "not run" if accuracy is None else f"{accuracy:.2f}"
-    cells = [f"`{model_config.name}`", f"{ours.params:,}", f"{ours.macs / 1e9:.4f} G{apart}"]
+    cells = [f"`{row_config(config).model.name}`", f"{ours.params:,}", f"{ours.macs / 1e9:.4f} G{apart}"]
     return [*cells, f"{paper.macs / 1e9:.4f} G", printed_accuracy(tables, config), here]
 
 
