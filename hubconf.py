@@ -1,4 +1,4 @@
-"""Entry points of ``torch.hub.load(REPO, NAME)``: one for each model of the zoo, without pretrained weights."""
+"""Entry points of ``torch.hub.load(REPO, NAME, pretrained=False)``: one for each model of the zoo."""
 
 import sys
 from collections.abc import Callable
@@ -33,7 +33,10 @@ def _load_zoo() -> ModuleType:
 
 def _entry(create_model: Callable[..., Any], name: str) -> Callable[..., Any]:
     entry = partial(create_model, name)
-    entry.__doc__ = f"{name}; keyword arguments are constructor arguments of localmixer.backbone.LocalNet."
+    entry.__doc__ = (
+        f"{name}; pretrained=True loads the released weights, where there are some; other keyword arguments are "
+        "constructor arguments of localmixer.backbone.LocalNet."
+    )
     return entry
 
 

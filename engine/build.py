@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from timm.utils import ModelEmaV3
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
-from data.classes import shown_names
+from data.classes import imagenet_classes, shown_names
 from engine.batchnorm import BatchNormStats, synchronise
 from engine.config import Config, check_batch
 from engine.distributed import World
@@ -19,8 +20,8 @@ from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
 from engine.step import autocast
 from engine.weights import head_by_name, read_classes
-from models.checkpoint import convert_state, load_pretrained, read_weights
-from models.config import build_model
+from models.checkpoint import load_pretrained, read_for
+from models.config import build_model, pretrained_file
 from models.errors import UserError
 from models.layers import keep_kernel_response
 
@@ -60,23 +61,45 @@ def plain_model(config: Config) -> nn.Module:
         return build_model(config.model)
 
 
-def load_initial(model: nn.Module, config: Config, classes: list[str]) -> list[str]:
-    """Load ``train.init_checkpoint`` into the model, if there is one (Table 5: 384 from 224).
+def initial_file(config: Config) -> tuple[str, Path] | None:
+    """The key of the config that says which weights to start from, and their file, fetched if they are released ones.
 
-    The classifier's rows are taken by the names of ``classes``, the training data's, where the weights name theirs.
+    Raises:
+        UserError: there is no such file, or two keys say so.
+    """
+    path = config.train.init_checkpoint
+    if not config.model.pretrained:
+        return None if path is None else ("train.init_checkpoint", path)
+    if path is not None:
+        raise UserError(f"model.pretrained: true, but train.init_checkpoint has {path} to start from; give one of them")
+    with user_input("model.pretrained"):
+        found = pretrained_file(config.model)
+    assert found is not None
+    return "model.pretrained", found
+
+
+def load_initial(model: nn.Module, config: Config, classes: list[str]) -> list[str]:
+    """Load the weights to start from into the model, if there are some (Table 5: 384 from 224).
+
+    The classifier's rows are taken by the names of ``classes``, the training data's, where the weights name theirs;
+    those of released weights are ImageNet's, where any class of the data has such a name.
 
     Returns:
         Lines that say what was resized and what starts anew.
 
     Raises:
-        UserError: the file cannot be read or does not fit.
+        UserError: the file cannot be read or does not fit, or as :func:`initial_file`.
     """
-    path = config.train.init_checkpoint
-    if path is None:
+    found = initial_file(config)
+    if found is None:
         return []
+    key, path = found
     kept = keep_kernel_response() if config.train.keep_kernel_response else nullcontext()
-    with user_input("train.init_checkpoint"), kept:
-        state, lines = head_by_name(model, convert_state(read_weights(path)), read_classes(path), classes)
+    with user_input(key), kept:
+        names = read_classes(path)
+        if config.model.pretrained and not set(classes).isdisjoint(imagenet_classes()):
+            names = imagenet_classes()
+        state, lines = head_by_name(model, read_for(model, path), names, classes)
         report = load_pretrained(model, state)
     return [f"weights start from {path}", *lines, *report.lines()]
 

@@ -26,7 +26,7 @@ from engine.signals import StopRequest
 from engine.step import autocast
 from engine.watchdog import Watchdog
 from engine.weights import file_hash, read_classes
-from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
         model = plain_model(config)
         with user_input("--checkpoint"):
-            report = load_pretrained(model, convert_state(read_weights(checkpoint)))
+            report = load_pretrained(model, read_for(model, checkpoint))
         for line in report.resized:
             LOG.warning("WARNING: resized for this model, so the figure is not that of the weights: %s", line)
         if report.replaced_head:

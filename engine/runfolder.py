@@ -22,6 +22,7 @@ from engine.config import Config, as_yaml, to_dict
 from engine.distributed import World, host_name
 from engine.files import write_atomic
 from engine.schema import EvalConfig, TrainConfig
+from models.config import ModelConfig
 from models.errors import UserError
 
 PATIENCE = 2.0  # seconds
@@ -98,7 +99,12 @@ def check_same_run(folder: Path, config: Config) -> None:
 
 def completed(config: dict[str, Any]) -> dict[str, Any]:
     """A classifier's config as a run folder keeps it, with the defaults of keys that have come since then."""
-    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "train": TrainConfig,
+        "eval": EvalConfig,
+    }
     found = dict(config)
     for name, schema in sections.items():
         with suppress(ValidationError):  # a key that is gone: compared as it stands

@@ -11,7 +11,15 @@ from typing import Any
 from data import Batch, build_mixup
 from engine import runfolder, signals
 from engine.batchnorm import batch_warning
-from engine.build import build_loaders, build_state, distribute, load_initial, plain_model, prepare_torch
+from engine.build import (
+    build_loaders,
+    build_state,
+    distribute,
+    initial_file,
+    load_initial,
+    plain_model,
+    prepare_torch,
+)
 from engine.checkpoint import CheckpointFolder, CheckpointSaver
 from engine.config import Config, check_batch, to_dict
 from engine.distributed import World, join_world
@@ -327,6 +335,8 @@ def _train(config: Config) -> RunResult:
         if rank == 0:
             runfolder.check_same_run(config.output, config)
         set_up_text_log(config.output, rank)
+        if not (config.output / "checkpoints").exists():
+            initial_file(config)  # a download may take longer than the ranks wait for each other
         prepare_torch(config)
         world = join_world(config.train.device, config.train.timeout)
         stop.defer()

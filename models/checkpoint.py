@@ -2,21 +2,34 @@
 
 import re
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from .errors import UserError
 from .layers import without_window
 from .mixers import list_mixers, mixer_class
+from .recognise import describe, foreign_model
+from .timm_protocol import TimmProtocol
 
 State = dict[str, Tensor]
+
+
+# What checkpoints hold beside tensors: numbers of logs under numpy's names of today and of 2021, and the settings in
+# which Swin's training script, and so the authors', keeps its config (a dictionary, yacs' CfgNode). Nothing of it runs.
+PLAIN: list[Any] = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]
+PLAIN += [(multiarray.scalar, "numpy.core.multiarray.scalar"), (OrderedDict, "yacs.config.CfgNode")]
+PLAIN += [type(np.dtype(kind)) for kind in (np.uint32, np.float32, np.float64, np.int64)]
 
 
 def read_weights(path: str | Path) -> State:
@@ -43,7 +56,8 @@ def _unpickle(path: Path) -> State:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(PLAIN):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         # torch's own message advises to open the file without the protection.
         raise UserError("it holds something else than tensors and plain values, which is never unpickled") from None
@@ -59,6 +73,7 @@ def _unpickle(path: Path) -> State:
 _BLOCK_RULES = ((r"bn\.", "norm2."), (r"(norm[12]|mlp\.fc[12])\.", r"\1."))
 _BLOCK = re.compile(r"^layers\.(\d+)\.blocks\.(\d+)\.(.+)$")
 _DOWNSAMPLE = re.compile(r"^layers\.(\d+)\.downsample\.(.+)$")
+_OWN = re.compile(r"^stages\.\d+\.blocks\.\d+\.mixer\.")
 _TOP = re.compile(
     r"^(patch_embed\.(proj|norm)|norm\d?|head)\.(weight|bias|running_mean|running_var|num_batches_tracked)$"
 )
@@ -71,9 +86,10 @@ def convert_state(state: State) -> State:
     mask), checked and left out. A checkpoint with our own names is returned as it is.
 
     Raises:
-        UserError: a key that no rule knows, or a table that is not the one that follows from its shape.
+        UserError: a key that no rule knows, with what the file is of where that is plain, or a table that is not the
+            one that follows from its shape.
     """
-    if any(key.startswith("stages.") for key in state):
+    if any(map(_OWN.match, state)):
         return dict(state)
     # timm keeps the merging layer in the stage that it leads to, Swin in the one before.
     merges_first = any(key.startswith("layers.1.downsample") for key in state) and not any(
@@ -83,7 +99,7 @@ def convert_state(state: State) -> State:
     for key, value in state.items():
         if _follows_from_the_shape(key, value):
             continue
-        new, value = _converted(key, value, merges_first)
+        new, value = _converted(key, value, merges_first, state)
         if new in converted:
             raise UserError(f"{key}: two keys of the checkpoint become {new}")
         converted[new] = value
@@ -99,7 +115,7 @@ def _follows_from_the_shape(key: str, value: Tensor) -> bool:
     return False
 
 
-def _converted(key: str, value: Tensor, merges_first: bool) -> tuple[str, Tensor]:
+def _converted(key: str, value: Tensor, merges_first: bool, state: State) -> tuple[str, Tensor]:
     """The new name of one key, and the value in the shape that it has here."""
     if match := _BLOCK.match(key):
         stage, block, rest = match.groups()
@@ -113,7 +129,9 @@ def _converted(key: str, value: Tensor, merges_first: bool) -> tuple[str, Tensor
         return key, value
     elif key in ("head.fc.weight", "head.fc.bias"):
         return key.replace("head.fc", "head"), value
-    raise UserError(f"{key}: unknown key, neither the authors', Swin's nor this project's")
+    other = foreign_model(state)
+    known = f"; the file is of {other}" if other else ""
+    raise UserError(f"{key}: unknown key, neither the authors', Swin's nor this project's{known}")
 
 
 def _inside_block(rest: str, value: Tensor) -> tuple[str, Tensor] | None:
@@ -127,6 +145,18 @@ def _inside_block(rest: str, value: Tensor) -> tuple[str, Tensor] | None:
         if re.match(pattern, rest):
             return re.sub(f"^{pattern}", replacement, rest), value
     return None
+
+
+def read_for(model: nn.Module, path: str | Path) -> State:
+    """The weights in a file under the names that ``model`` has.
+
+    Only the zoo's backbone is known by other names too; any other model, of timm or of the comparison, has its own.
+
+    Raises:
+        UserError: as :func:`read_weights` and :func:`convert_state`.
+    """
+    state = read_weights(path)
+    return convert_state(state) if isinstance(model, TimmProtocol) else state
 
 
 @dataclass
@@ -143,34 +173,62 @@ class LoadReport:
             lines.append(f"initialised anew: {self.replaced_head}")
         return lines
 
+    def summary(self) -> str:
+        """All of it on one line, of many resized tensors the first two; empty where nothing was changed."""
+        more = [f"{len(self.resized) - 2} more"] if len(self.resized) > 2 else []
+        resized = ["resized " + ", ".join(self.resized[:2] + more)] if self.resized else []
+        return "; ".join(resized + LoadReport(replaced_head=self.replaced_head).lines())
+
 
 def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     """Load weights into a model that may have another window, input size or number of classes (section 3.4, Table 5).
 
-    Parameters bound to a window or position are resized by their own module (``resize_parameter``); a classifier of
-    another width stays newly initialised and is reported.
+    Parameters bound to a window or position are resized by their own module (``resize_parameter``); the first
+    convolution is adapted to other input channels as timm does (summed to one, else repeated and scaled); a classifier
+    of another width stays newly initialised. All of it is reported.
 
     Raises:
-        UserError: any other missing or unexpected key or shape; nothing is loaded then.
+        UserError: any other missing or unexpected key or shape, with what the weights are of where that can be told;
+            nothing is loaded then.
     """
     report = LoadReport()
     state = dict(state)
     own = model.state_dict()
     state = {key: without_window(value, own[key]) if key in own else value for key, value in state.items()}
     _drop_other_head(model, state, own, report)
-    for key in sorted(state.keys() & own.keys()):
-        if state[key].shape != own[key].shape:
-            old = tuple(state[key].shape)
-            state[key] = _resize(model, key, state[key], own[key])
-            report.resized.append(f"{key} {old} -> {tuple(own[key].shape)}")
+    _adapt_input(model, state, own, report)
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     if missing or unexpected:
         found = (("missing", missing), ("unexpected", unexpected))
         parts = [f"{len(keys)} {what}, first {keys[0]}" for what, keys in found if keys]
-        raise UserError(f"the checkpoint does not fit the model: {'; '.join(parts)}")
+        raise UserError(f"the checkpoint does not fit the model: {'; '.join(parts)}{_whose(state, own)}")
+    for key in sorted(state):
+        if state[key].shape != own[key].shape:
+            old = tuple(state[key].shape)
+            state[key] = _resize(model, key, state, own)
+            report.resized.append(f"{key} {old} -> {tuple(own[key].shape)}")
     model.load_state_dict(state)
     return report
+
+
+def _whose(state: State, own: State) -> str:
+    """A clause on what the weights are of and what the model is, where that tells them apart."""
+    theirs, ours = describe(state) or foreign_model(state), describe(own)
+    if theirs is None or theirs == ours:
+        return ""
+    return f"; the weights are of {theirs}" + (f", the model is {ours}" if ours else "")
+
+
+def _adapt_input(model: nn.Module, state: State, own: State, report: LoadReport) -> None:
+    first = (getattr(model, "default_cfg", None) or {}).get("first_conv", "patch_embed.proj")
+    key = f"{first}.weight"
+    if key not in state or key not in own or state[key].ndim != 4 or own[key].ndim != 4:
+        return
+    theirs, ours = state[key].shape[1], own[key].shape[1]
+    if theirs != ours and state[key].shape[0] == own[key].shape[0]:
+        state[key] = adapt_input_conv(ours, state[key], base_chans=theirs)
+        report.resized.append(f"{key} from {theirs} to {ours} input channels")
 
 
 def _drop_other_head(model: nn.Module, state: State, own: State, report: LoadReport) -> None:
@@ -187,9 +245,9 @@ def _drop_other_head(model: nn.Module, state: State, own: State, report: LoadRep
     report.replaced_head = f"{head} ({theirs.shape[0]} classes in the checkpoint, {width} in the model)"
 
 
-def _resize(model: nn.Module, key: str, value: Tensor, target: Tensor) -> Tensor:
+def _resize(model: nn.Module, key: str, state: State, own: State) -> Tensor:
     """Ask the module that owns the parameter, then those around it, to resize it."""
-    path = key.split(".")
+    path, value, target = key.split("."), state[key], own[key]
     for cut in range(len(path) - 1, 0, -1):
         module = model.get_submodule(".".join(path[:cut]))
         resize: Any = getattr(module, "resize_parameter", None)
@@ -197,4 +255,5 @@ def _resize(model: nn.Module, key: str, value: Tensor, target: Tensor) -> Tensor
             resized = resize(".".join(path[cut:]), value)
             if resized is not None and resized.shape == target.shape:
                 return resized
-    raise UserError(f"{key}: shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model")
+    shapes = f"shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model"
+    raise UserError(f"{key}: {shapes}{_whose(state, own)}")

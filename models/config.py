@@ -2,6 +2,7 @@
 
 import re
 from inspect import cleandoc, signature
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -30,6 +31,9 @@ class _ModelConfigBase(BaseModel):
     num_classes: int = Field(default=1000, ge=0, description=ARGUMENTS.get("num_classes"))
     in_chans: int = Field(default=3, ge=1, description=ARGUMENTS.get("in_chans"))
     img_size: int | tuple[int, int] = Field(default=224, description=ARGUMENTS.get("img_size"))
+    pretrained: bool = Field(
+        default=False, description="training starts from the released weights of the model, fetched at the first use"
+    )
     grad_checkpointing: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory"
     )
@@ -73,8 +77,12 @@ ModelConfig.__doc__ = "Name of a model and what to change in it; every field is 
 
 
 def build_model(config: Any) -> nn.Module:
-    """Build the model that a :class:`ModelConfig` describes. ValueError names a field that the model cannot have."""
-    values = config.model_dump(exclude_none=True, exclude={"name", "grad_checkpointing"})
+    """Build the model that a :class:`ModelConfig` describes, with fresh weights: what it is, not what it has learned.
+
+    ``pretrained`` is for whoever trains it (:func:`pretrained_file`). ValueError names a field that the model cannot
+    have.
+    """
+    values = arguments_of(config)
     given = config.model_fields_set
     if "img_size" not in given and not zoo.takes(config.name, "img_size"):
         values.pop("img_size")  # many of timm's models take none
@@ -82,3 +90,17 @@ def build_model(config: Any) -> nn.Module:
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
     return model
+
+
+def arguments_of(config: Any) -> dict[str, Any]:
+    """What a :class:`ModelConfig` says to the constructor of its model."""
+    return config.model_dump(exclude_none=True, exclude={"name", "pretrained", "grad_checkpointing"})
+
+
+def pretrained_file(config: Any) -> Path | None:
+    """The released weights that the training of a :class:`ModelConfig` starts from, fetched; None: not from any.
+
+    Raises:
+        UserError: as :func:`models.zoo.released_file`.
+    """
+    return zoo.released_file(config.name, arguments_of(config)) if config.pretrained else None

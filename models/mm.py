@@ -18,6 +18,7 @@ from .checkpoint import LoadReport, State, convert_state, load_pretrained, read_
 from .errors import UserError, hint
 from .layers import build_norm, normalize
 from .mixers import mixer_class
+from .zoo import weights_file
 
 OUTPUT_NORM = re.compile(r"norm\d\.")
 
@@ -38,7 +39,8 @@ class ZooBackbone(BaseModule):
             ``dense_window_pad``: the authors' dense DW-Conv and D-DW-Conv do, I-Dynamic not, and Swin pads by itself.
         frozen_stages: -1 trains all; 0 freezes the patch embedding, i also the first i stages and their output norms.
         with_cp: recompute blocks in the backward pass to save memory.
-        init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` with a file of this project, of the authors or of Swin.
+        init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` with a file of this project, of the authors or of Swin,
+            or a name of the zoo for its released weights.
         overrides: arguments of :func:`models.create_model`, as ``drop_path_rate`` or ``window_size``.
 
     Raises:
@@ -112,7 +114,11 @@ class ZooBackbone(BaseModule):
         """Load the pretrained file that ``init_cfg`` names; without one the zoo's own initialisation stays."""
         checkpoint = start_file(self.init_cfg)
         if checkpoint and not self.is_init:
-            for line in self.load_zoo_state(convert_state(read_weights(checkpoint))).lines():
+            try:
+                report = self.load_zoo_state(convert_state(read_weights(weights_file(checkpoint))))
+            except UserError as error:
+                raise UserError(f"init_cfg.checkpoint {checkpoint}: {error}") from error
+            for line in report.lines():
                 print_log(f"{checkpoint}: {line}", logger="current")
         self._is_init = True
 
@@ -161,7 +167,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 
 def start_file(init_cfg: Any) -> str | None:
-    """The file of ``dict(type="Pretrained", checkpoint=FILE)``; None where there is none.
+    """The path or name in ``dict(type="Pretrained", checkpoint=...)``; None where there is none.
 
     Raises:
         UserError: it says something else, which the library would pass over; names what.
@@ -177,7 +183,7 @@ def start_file(init_cfg: Any) -> str | None:
             raise UserError(f"init_cfg.{key}: unknown key; {hint(key, ('type', 'checkpoint'))}")
     checkpoint = init_cfg.get("checkpoint")
     if not isinstance(checkpoint, str) or not checkpoint or "://" in checkpoint:
-        raise UserError(f"init_cfg.checkpoint: {checkpoint!r} is not the path of a file")
+        raise UserError(f"init_cfg.checkpoint: {checkpoint!r} is not the path of a file, nor a name of the zoo")
     return checkpoint
 
 

@@ -39,12 +39,17 @@ class Release:
     @property
     def config(self) -> str:
         """Config of the rows of the tables that hold the paper's number, relative to a checkout."""
-        name = self.model.replace("_", "-")
-        return {
-            "classification": f"configs/imagenet/{self.model}.yaml",
-            "detection": f"detection/configs/cascade-mask-rcnn_{name}_fpn_3x_coco.py",
-            "segmentation": f"segmentation/configs/upernet_{name}_160k_ade20k-512x512.py",
-        }[self.task]
+        return config_of(self.model, self.task)
+
+
+def config_of(model: str, task: Task) -> str:
+    """The config that trains one of the paper's eight models for a task, relative to a checkout."""
+    name = model.replace("_", "-")
+    return {
+        "classification": f"configs/imagenet/{model}.yaml",
+        "detection": f"detection/configs/cascade-mask-rcnn_{name}_fpn_3x_coco.py",
+        "segmentation": f"segmentation/configs/upernet_{name}_160k_ade20k-512x512.py",
+    }[task]
 
 
 def _classifier(model: str, prefix: str, file: str, **readme: float) -> Release:
@@ -90,10 +95,13 @@ def released(name: str, task: Task = "classification") -> Release:
     Raises:
         UserError: no weights of it were ever released; says what to do instead.
     """
-    found = RELEASES.get((name, task))
-    if found is None:
-        known = ", ".join(model for model, of in RELEASES if of == task)
-        raise UserError(
-            f"{name}: no weights of it for {task} were ever released (there are weights of {known}); train it"
-        )
-    return found
+    if (name, task) in RELEASES:
+        return RELEASES[name, task]
+    known = ", ".join(model for model, of in RELEASES if of == task)
+    if name not in ("i_dynamic_tiny", "i_dynamic_base"):
+        raise UserError(f"{name}: no released weights of it for {task} are known; train it, or take one of {known}")
+    command = "train_cls.py --config" if task == "classification" else f"{task}/train.py"
+    raise UserError(
+        f"{name}: no weights of I-Dynamic were ever released; train it (python {command} {config_of(name, task)}), or "
+        f"take one of {known}"
+    )

@@ -1,5 +1,7 @@
 """What timm, and whoever uses timm's models, may ask of the backbone besides its forward pass."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from .errors import UserError
 from .layers import build_pool
 from .mixers.base import Mixer
+
+LOG = logging.getLogger(__name__)
 
 
 class TimmProtocol(nn.Module):
@@ -134,3 +138,20 @@ class TimmProtocol(nn.Module):
         self.stages.train(self.training)
         self.init_args = args
         self.set_grad_checkpointing(self.grad_checkpointing)
+
+    def load_pretrained(self, path: str | Path) -> None:
+        """Load a file of the authors, of Swin or of this project; one line says what was changed for this model.
+
+        timm calls it for ``pretrained=True``: these weights are not under the model's own names.
+
+        Raises:
+            UserError: the file cannot be read or is of another model.
+        """
+        from .checkpoint import load_pretrained, read_for
+
+        try:
+            changed = load_pretrained(self, read_for(self, path)).summary()
+        except UserError as error:
+            raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        if changed:
+            LOG.warning("%s: %s", Path(path).name, changed)

@@ -43,6 +43,7 @@ from engine.terminal import outlive_terminal
 from engine.weights import file_hash
 from models.errors import UserError
 from models.mm import start_file
+from models.zoo import weights_file
 
 FREE_OPTIONS = LEFT_OUT - {"init_cfg", "norm_from"}  # of an evaluation
 
@@ -60,7 +61,10 @@ def one_line() -> Iterator[None]:
 def train(task: str, argv: list[str] | None = None) -> None:
     """Train a ``task`` ("detection" or "segmentation") from the command line."""
     parser = common_parser(f"Train a model for {task}.")
-    parser.add_argument("--pretrained", help="weights of the backbone, in place of the config's; `none`: from scratch")
+    parser.add_argument(
+        "--pretrained",
+        help="weights of the backbone, in place of the config's: a file, a model's name for its released ones, or none",
+    )
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from FILE, or from the last checkpoint")
     parser.add_argument("--amp", choices=["bf16", "fp16"], help="automatic mixed precision")
     parser.add_argument("--seed", type=int, help="default: 0, or that of the resumed run")
@@ -232,17 +236,17 @@ def _start_hooks(config: Config) -> list[dict[str, Any]]:
 
 
 def _set_pretrained(config: Config, pretrained: str | None) -> None:
-    """Weights of the backbone: checked to exist now, not after minutes. A resumed run has its own."""
+    """Weights of the backbone: fetched or checked to exist now, not after minutes. A resumed run has its own."""
     backbone = config.model.backbone
     if pretrained == "none" or (config.get("resume") and config.get("load_from")):
         backbone.init_cfg = None
     elif pretrained:
         backbone.init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
     checkpoint = start_file(backbone.get("init_cfg"))
-    if checkpoint and not Path(checkpoint).is_file():
+    if checkpoint and not weights_file(checkpoint).is_file():
         raise UserError(
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
-            "--pretrained FILE, or train from scratch with --pretrained none"
+            "--pretrained FILE, released ones by the model's name, or train from scratch with --pretrained none"
         )
 
 

@@ -5,15 +5,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.checkpoint import State, convert_state
+from models.checkpoint import PLAIN, State, convert_state
 from models.errors import UserError
 from models.layers import without_window
 
@@ -28,8 +26,7 @@ def _history_method(owner: Any, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
-_PLAIN: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]
-_PLAIN += [type(np.dtype(kind)) for kind in (np.uint32, np.float32, np.float64, np.int64)]
+_PLAIN: list[Any] = [*PLAIN, HistoryBuffer]
 _PLAIN += [(_history_method, "builtins.getattr"), (_history_method, "__builtin__.getattr")]
 
 

@@ -133,7 +133,7 @@ def test_config_has_one_field_for_each_constructor_argument() -> None:
     from inspect import signature
 
     arguments = set(signature(models.backbone.LocalNet.__init__).parameters) - {"self"}
-    assert set(ModelConfig.model_fields) == arguments | {"name", "grad_checkpointing"}
+    assert set(ModelConfig.model_fields) == arguments | {"name", "pretrained", "grad_checkpointing"}
 
 
 def test_config_builds_the_model_and_refuses_the_rest() -> None:

@@ -12,7 +12,7 @@ from data.transforms import EvalTransform, channel_values
 from engine.config import load_config
 from engine.weights import read_classes
 from models import build_model
-from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
 from tools.pictures.draw import Classes
 
@@ -31,7 +31,7 @@ class Classifier:
         settings = load_config(Path(config), [])
         self.data, self.best = settings.data, best
         self.model = build_model(settings.model).eval()
-        report = load_pretrained(self.model, convert_state(read_weights(checkpoint)))
+        report = load_pretrained(self.model, read_for(self.model, checkpoint))
         if report.replaced_head:
             raise UserError(f"{checkpoint}: {report.replaced_head}")
         self.transform = EvalTransform(self.data, settings.model.img_size)

@@ -16,7 +16,7 @@ from engine.config import Config, load_config
 from engine.records import read_run
 from engine.trainer import train
 from models import build_model
-from models.checkpoint import convert_state, load_pretrained, read_weights
+from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
 from models.mixers.base import Mixer
 from models.theory.windows import Window, window_of
@@ -63,7 +63,7 @@ def load_trained(folder: Path) -> Trained:
     run = read_run(folder)
     config = load_config(folder / "config.yaml", world_size=1)
     model = build_model(config.model).eval()
-    load_pretrained(model, convert_state(read_weights(run.best)))
+    load_pretrained(model, read_for(model, run.best))
     first = getattr(model, "stages", None)
     if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):
         raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
