@@ -2,7 +2,7 @@
 
 Exact: PIL decodes the whole image, cuts the box and resizes it with its own kernels.
 Fast, for JPEG: libjpeg decodes straight to a tensor, and torch's uint8 kernel (the same filter, on vector
-units) resizes. A box of twice the output or more is decoded at 1/2, 1/4 or 1/8 inside the DCT. Rows below
+units) resizes. A box of four times the output or more is decoded at 1/4 or 1/8 inside the DCT. Rows below
 the box are not decoded. docs/data.md states the pixel differences.
 """
 
@@ -47,8 +47,11 @@ def fast_crop(image: Encoded, box: Box, size: tuple[int, int], mode: str, channe
 
 
 def dct_scale(box: Box, size: tuple[int, int]) -> int:
-    """Return the largest of 8, 4, 2 that leaves the box at least as large as the output, else 1."""
-    for scale in (8, 4, 2):
+    """Return the larger of 8 and 4 that leaves the box at least as large as the output, else 1.
+
+    Not 2: only PIL decodes at a scale and resizes a box between pixels, and its slower resizing takes what is won.
+    """
+    for scale in (8, 4):
         if box[2] >= scale * size[0] and box[3] >= scale * size[1]:
             return scale
     return 1
