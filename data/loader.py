@@ -16,6 +16,7 @@ from data.decode import is_turned
 from data.errors import CorruptImageError
 from data.image_list import ImageList
 from data.readers import Reader, open_reader, quick_classes
+from data.readers.folder import FolderReader
 from data.rng import preserved_generators
 from data.sampler import BatchKey, EvalSampler, TrainSampler
 from data.transforms import EvalTransform, Size, TrainTransform, channel_values
@@ -79,6 +80,11 @@ class _Loader:
     def name(self, index: int) -> str:
         """Return the name of one image."""
         return self.records.name(index)
+
+    def path(self, index: int) -> str:
+        """Return where an image lies: the path of its file, or its name where it is inside another file."""
+        name = self.name(index)
+        return f"{self.reader.root}/{name}" if isinstance(self.reader, FolderReader) else name
 
     def turned(self, most: int = 300) -> tuple[int, int]:
         """How many pictures carry a turn in their EXIF, and of how many: all, or `most` spread evenly."""

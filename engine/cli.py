@@ -36,6 +36,12 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
     if checkpoint:
         parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
+        parser.add_argument(
+            "--predictions", type=Path, metavar="FILE.csv", help="a row an image: file, true and predicted class"
+        )
+        parser.add_argument(
+            "--confusion", type=Path, metavar="FILE.png", help="figure of which classes are taken for which"
+        )
     else:
         parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and stop")
         parser.add_argument(

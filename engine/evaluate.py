@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data import Batch, EvalLoader
 from data.classes import shown_names
 from engine import signals
+from engine.answers import Answers
 from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input
 from engine.config import Config
 from engine.distributed import World, join_world
@@ -122,10 +123,17 @@ def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, channel
 
 
 def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
-    """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``.
+    """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``: :func:`examine`'s result alone."""
+    found = examine(config, checkpoint)
+    return None if found is None else found[0]
+
+
+def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | None:
+    """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``, and the answer for each image.
 
     Returns:
-        On rank 0 the accuracy in percent, the exact counts, and what was evaluated; None on the other ranks.
+        On rank 0 the accuracy in percent, the exact counts, what was evaluated, and the answers; None on the other
+        ranks.
 
     Raises:
         UserError: config, data or checkpoint cannot be used, or the weights are of another model.
@@ -138,30 +146,55 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
     set_up_text_log(None, world.rank)
     watchdog = Watchdog(world, config.train.timeout)
     try:
-        classes = read_classes(checkpoint)
-        if classes is not None and len(classes) != config.model.num_classes:
-            raise UserError(
-                f"model.num_classes: {config.model.num_classes}, but {checkpoint} has {len(classes)} classes: "
-                f"{shown_names(classes)}"
-            )
-        loader = build_evaluation_loader(config, world, classes)
+        loader = _loader_for(checkpoint, config, world)
         metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
-        model = plain_model(config)
-        with user_input("--checkpoint"):
-            report = load_pretrained(model, read_for(model, checkpoint))
-        for line in report.resized:
-            LOG.warning("WARNING: resized for this model, so the figure is not that of the weights: %s", line)
-        if report.replaced_head:
-            raise UserError(f"--checkpoint: {checkpoint}: its classifier does not fit: {report.replaced_head}")
+        answers = Answers(metric, loader, world.device)
+        model, resized = _load(checkpoint, config)
         model = place(model, config, world)
         stop.defer()
-        accuracy = evaluate(model, loader, metric, world, config.train, stop, watchdog.at, config.eval.precision)
+        accuracy = evaluate(model, loader, answers, world, config.train, stop, watchdog.at, config.eval.precision)
+        answers.share(world)
     finally:
         watchdog.close()
         stop.act_at_once()
         world.close()
     if not world.is_main:
         return None
+    return _result(config, checkpoint, loader, world, accuracy, answers, resized), answers
+
+
+def _loader_for(checkpoint: Path, config: Config, world: World) -> EvalLoader:
+    """The evaluation loader, whose labels are those of the weights' classes."""
+    classes = read_classes(checkpoint)
+    if classes is not None and len(classes) != config.model.num_classes:
+        raise UserError(
+            f"model.num_classes: {config.model.num_classes}, but {checkpoint} has {len(classes)} classes: "
+            f"{shown_names(classes)}"
+        )
+    return build_evaluation_loader(config, world, classes)
+
+
+def _load(checkpoint: Path, config: Config) -> tuple[nn.Module, list[str]]:
+    """The model with the weights, and lines on what was resized."""
+    model = plain_model(config)
+    with user_input("--checkpoint"):
+        report = load_pretrained(model, read_for(model, checkpoint))
+    for line in report.resized:
+        LOG.warning("WARNING: resized for this model, so the figure is not that of the weights: %s", line)
+    if report.replaced_head:
+        raise UserError(f"--checkpoint: {checkpoint}: its classifier does not fit: {report.replaced_head}")
+    return model, report.resized
+
+
+def _result(
+    config: Config,
+    checkpoint: Path,
+    loader: EvalLoader,
+    world: World,
+    accuracy: Accuracy,
+    answers: Answers,
+    resized: list[str],
+) -> EvalResult:
     return EvalResult(
         top1=accuracy.top1,
         top5=accuracy.top5,
@@ -179,5 +212,6 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
         device=device_name(world.device),
         batch_size=config.eval.batch_size,
         empty_classes=loader.empty_classes or None,
-        resized=report.resized or None,
+        resized=resized or None,
+        per_class=answers.per_class() if config.eval.labels == "original" else None,
     )

@@ -39,9 +39,8 @@ class TopKAccuracy:
 
     def __call__(self, logits: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
         """See :class:`Metric`."""
-        if self._outputs is not None:
-            logits = torch.full_like(logits, -torch.inf).index_copy(1, self._outputs, logits[:, self._outputs])
-        return _tally(guesses(logits) == targets.view(-1, 1), torch.ones_like(targets, dtype=torch.bool))
+        right = guesses(only_outputs(logits, self._outputs)) == targets.view(-1, 1)
+        return _tally(right, torch.ones_like(targets, dtype=torch.bool))
 
 
 class RealAccuracy:
@@ -89,6 +88,13 @@ def build_metric(labels: str, loader: EvalLoader, num_classes: int, device: torc
             f"eval.labels: real needs the 1000 classes of ImageNet, the model's are {shown_names(loader.classes)}"
         )
     return RealAccuracy(loader, device)
+
+
+def only_outputs(logits: Tensor, outputs: Tensor | None) -> Tensor:
+    """The logits (n, classes) with minus infinity for all but ``outputs``; None: as they are."""
+    if outputs is None:
+        return logits
+    return torch.full_like(logits, -torch.inf).index_copy(1, outputs, logits[:, outputs])
 
 
 def guesses(logits: Tensor) -> Tensor:

@@ -174,6 +174,8 @@ class EvalResult(Record):
     """Classes of the model without images, where there are any."""
     resized: list[str] | None = None
     """Weights that were resized for the model of the config, where there are any."""
+    per_class: dict[str, dict[str, float]] | None = None
+    """``top1`` and ``images`` of each class with images; none under ReaL labels, where an image may have several."""
 
 
 @dataclass(frozen=True, kw_only=True)

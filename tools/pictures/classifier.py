@@ -1,5 +1,6 @@
 """A classifier as a function from an image to its likeliest classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -62,6 +63,12 @@ def class_names(checkpoint: str, classes: str | None, count: int) -> list[str]:
         return [f"class {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"--classes {classes}: {len(names)} names, {checkpoint} has {count} classes")
-    if names == imagenet_classes():
-        return [ImageNetInfo().index_to_description(index) for index in range(count)]
-    return names
+    return in_words(names)
+
+
+def in_words(names: Sequence[str]) -> list[str]:
+    """The names of classes, ImageNet's synsets in words."""
+    if list(names) != imagenet_classes():
+        return list(names)
+    about = ImageNetInfo()  # reads its files: once, not a thousand times
+    return [about.index_to_description(index) for index in range(len(names))]
