@@ -7,7 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data.rng import hash64, permutation
 from models.errors import UserError
+
+_PART = 0x70617274  # separates the order that parts are drawn in from other hashes
 
 
 @dataclass
@@ -73,7 +76,26 @@ def balanced_part(records: ImageList, count: int) -> ImageList:
         if wanted > len(own):
             raise UserError(f"data.train_images={count}: takes {wanted} images of {name!r}, which has {len(own)}")
         chosen.append(own[np.arange(wanted) * len(own) // max(1, wanted)])
-    indices = np.sort(np.concatenate(chosen))
+    return _taken(records, np.concatenate(chosen))
+
+
+def random_part(records: ImageList, count: int) -> ImageList:
+    """Return `count` images in their order, drawn from all alike: :func:`random_indices`. Raises UserError."""
+    return _taken(records, random_indices(len(records), count, "eval.images"))
+
+
+def random_indices(total: int, count: int, what: str) -> np.ndarray:
+    """Return int64 (count,): which of `total` images make a part; always the same, and in each larger part.
+
+    Raises UserError where there are fewer; `what` names the option.
+    """
+    if count > total:
+        raise UserError(f"{what}: {count} images are wanted, there are {total}")
+    return np.sort(permutation(hash64(_PART), total)[:count])
+
+
+def _taken(records: ImageList, indices: np.ndarray) -> ImageList:
+    indices = np.sort(indices)
     names = [records.name(index) for index in indices.tolist()]
     arrays = {key: values[indices] for key, values in records.extra.items()}
     return pack(names, records.labels[indices], records.classes, numbered=records.numbered, **arrays)

@@ -14,7 +14,7 @@ from data.config import DataConfig
 from data.dataset import BatchDataset
 from data.decode import is_turned
 from data.errors import CorruptImageError
-from data.image_list import ImageList
+from data.image_list import ImageList, random_part
 from data.readers import Reader, open_reader, quick_classes
 from data.readers.folder import FolderReader
 from data.rng import preserved_generators
@@ -194,12 +194,14 @@ def build_eval_loader(
     world_size: int = 1,
     outputs: list[str] | None = None,
     num_outputs: int | None = None,
+    images: int | None = None,
 ) -> EvalLoader:
     """Build the evaluation loader of a rank over the val split; labels are the model's output numbers.
 
     Args:
         outputs: the names of the model's classes, where they are known: from its weights, or `TrainLoader.classes`.
         num_outputs: how many it has, where they are not known.
+        images: take a random part of this many; None: all.
 
     Raises UserError for bad input, and where labels cannot be matched with the model's classes.
     """
@@ -208,6 +210,10 @@ def build_eval_loader(
     if outputs is None:
         outputs, whose = _assumed_outputs(cfg, reader.records, num_outputs)
     reader.records = match_classes(reader.records, outputs, whose)
+    if images is not None:
+        if cfg.format == "mnist5k":  # its reader knows all of its images by their place
+            raise UserError("eval.images: mnist5k is always used whole")
+        reader.records = random_part(reader.records, images)
     sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
     return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
 

@@ -154,6 +154,7 @@ def build_evaluation_loader(config: Config, world: World, classes: list[str] | N
             world_size=world.size,
             outputs=classes,
             num_outputs=config.model.num_classes,
+            images=config.eval.images,
         )
     _say_turned(loader, config, world)
     if loader.empty_classes:

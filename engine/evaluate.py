@@ -19,9 +19,9 @@ from engine.config import Config
 from engine.distributed import World, join_world
 from engine.errors import RunStopped, TrainingFailed
 from engine.labels import Metric, build_metric
-from engine.logs import set_up_text_log
+from engine.logs import duration, set_up_text_log
 from engine.records import EvalResult
-from engine.runfolder import device_name
+from engine.runfolder import device_name, git_commit
 from engine.schema import TrainConfig
 from engine.signals import StopRequest
 from engine.step import autocast
@@ -31,6 +31,7 @@ from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
 
 LOG = logging.getLogger(__name__)
+SAY_EVERY = 20.0  # seconds between lines on how far an evaluation is
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def evaluate(
         RunStopped: a signal came, on any rank.
         TrainingFailed: a rank's loader failed.
     """
-    began = time.monotonic()
+    began = said = time.monotonic()
     counts = torch.zeros(3, dtype=torch.int64, device=world.device)
     (rounds,) = world.largest(len(loader))
     was_training = model.training
@@ -89,6 +90,10 @@ def evaluate(
             _decide(world, stop, fault)
             if batch is not None:
                 counts += _count(model, batch, metric, world, train.channels_last, precision)
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                left = (said - began) / (number + 1) * (rounds - number - 1)
+                LOG.info("evaluation [%d/%d], %s left", number + 1, rounds, duration(left))
     finally:
         model.train(was_training)
         with contextlib.suppress(Exception):
@@ -208,6 +213,7 @@ def _result(
         checkpoint_sha256=file_hash(checkpoint),
         seconds=accuracy.seconds,
         ranks=world.size,
+        commit=git_commit(),
         precision=config.eval.precision,
         device=device_name(world.device),
         batch_size=config.eval.batch_size,

@@ -170,6 +170,8 @@ class EvalResult(Record):
     device: str | None = None
     batch_size: int | None = None
     """Images per rank; these three are not in records of before November 2026."""
+    commit: str | None = None
+    """Of the code; not in records of before December 2026."""
     empty_classes: list[str] | None = None
     """Classes of the model without images, where there are any."""
     resized: list[str] | None = None

@@ -101,6 +101,9 @@ class EvalConfig(Section):
     """How accuracy is measured."""
 
     batch_size: Positive = Field(default=128, description="images per rank")
+    images: Positive | None = Field(
+        default=None, description="evaluate a fixed random part of this many images; null: all"
+    )
     every: Positive = Field(default=1, description="epochs between evaluations; the last epoch is always evaluated")
     labels: Literal["original", "real"] = Field(
         default="original", description="real: the reassessed labels of ImageNet"

@@ -114,3 +114,29 @@ def test_memory_is_reused_when_batches_are_dropped(image_folder: Path):
     loader = build_train_loader(config(image_folder), img_size=48, batch_size=4, seed=3)
     places = {batch.images.data_ptr() for batch in loader.epoch(0)}
     assert len(places) <= 3
+
+
+def test_a_part_of_the_evaluation_is_fixed_drawn_from_all_and_lies_in_each_larger_one(image_folder: Path):
+    cfg = config(image_folder)
+
+    def images_of(**options) -> dict[str, tuple[torch.Tensor, int]]:
+        loader = build_eval_loader(cfg, img_size=48, batch_size=4, **options)
+        return {
+            loader.name(index): (image, label)
+            for batch in loader
+            for index, image, label in zip(batch.indices.tolist(), batch.images, batch.targets.tolist(), strict=True)
+        }
+
+    whole = images_of()
+    parts = {count: images_of(images=count) for count in (5, 9, 21)}
+    assert {count: len(part) for count, part in parts.items()} == {5: 5, 9: 9, 21: 21}
+    assert parts[5].keys() < parts[9].keys() < parts[21].keys() == whole.keys()
+    for part in parts.values():
+        assert all(whole[name][0].equal(image) and whole[name][1] == label for name, (image, label) in part.items())
+    assert {label for _, label in parts[9].values()} == {0, 1, 2}  # not the first class alone, seven images each
+    ranks = [images_of(images=9, rank=rank, world_size=2).keys() for rank in range(2)]
+    assert len(ranks[0]) + len(ranks[1]) == 9 and ranks[0] | ranks[1] == parts[9].keys()
+    with pytest.raises(UserError, match=r"eval\.images: 22 images are wanted, there are 21"):
+        images_of(images=22)
+    with pytest.raises(UserError, match="mnist5k is always used whole"):
+        build_eval_loader(DataConfig(format="mnist5k"), img_size=28, batch_size=4, images=5)

@@ -122,6 +122,14 @@ def test_real_labels_are_timms():
     assert 100 * correct5 / images == pytest.approx(theirs.get_accuracy(5), abs=1e-9)
 
 
+def test_a_long_evaluation_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr("engine.evaluate.SAY_EVERY", -1.0)
+    with caplog.at_level("INFO", logger="engine.evaluate"):
+        counted(10)
+    assert [line.split(",")[0] for line in caplog.messages] == [f"evaluation [{done}/3]" for done in (1, 2, 3)]
+    assert caplog.messages[-1].endswith("00:00:00 left")
+
+
 def real_counts(world):
     loader = Numbers(61, world.rank, world.size, classes=1000)
     metric = build_metric("real", loader, 1000, world.device)
