@@ -47,7 +47,7 @@ def test_a_run_and_an_evaluation_fill_cells_and_a_curve(
     )
     places = ["--data-root", str(scenes), "--cfg-options", *LOADERS[:2], *LOADERS[3:]]
     train(task, [str(config), "--work-dir", str(run), *places])
-    monkeypatch.setattr(recording, "load_tables", lambda: [table_of(task, config, scenes.name)])
+    monkeypatch.setattr(recording, "load_tables", lambda *_: [table_of(task, config, scenes.name)])
 
     record = recording.of_run(run)
     result = json.loads((run / "result.json").read_text())
@@ -77,12 +77,12 @@ def test_a_run_and_an_evaluation_fill_cells_and_a_curve(
 
 def refusals(task: str, run: Path, config: Path, line: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not the row's, or not what it says."""
-    monkeypatch.setattr(recording, "load_tables", lambda: [table_of(task, config, data, images=7)])
+    monkeypatch.setattr(recording, "load_tables", lambda *_: [table_of(task, config, data, images=7)])
     with pytest.raises(UserError, match=f"{data}: 6 images were evaluated; the rows of table own_test are on the 7 of"):
         recording.of_run(run)
     with pytest.raises(UserError, match="6 images were evaluated"):
         recording.of_evaluation(line, None)
-    monkeypatch.setattr(recording, "load_tables", lambda: [table_of(task, config, data)])
+    monkeypatch.setattr(recording, "load_tables", lambda *_: [table_of(task, config, data)])
     text = line.read_text()
     line.write_text(json.dumps(json.loads(text) | {"options": ["model.test_cfg.mode=slide"]}))
     with pytest.raises(UserError, match=r"evaluated with model\.test_cfg\.mode=slide"):

@@ -10,7 +10,7 @@ from models.theory.table import measure_layer
 from models.theory.table import row as as_row
 from tools.tables.costs import RowCost, cost_of
 from tools.tables.results import Record, load_records, measured_value, of_row
-from tools.tables.schema import COSTS, Column, ExpectedCost, Row, Table, Task, load_expected_costs
+from tools.tables.schema import COSTS, NOT_PRINTED, Column, ExpectedCost, Row, Table, Task, load_expected_costs
 
 SMALL = Setting(channels=4)  # two channels for each head are enough to tell all cells apart
 
@@ -29,6 +29,7 @@ def measured_properties(operator: str) -> dict[str, str]:
     return as_row(measure_layer(layer, SMALL).properties)
 
 
+RELEASED = "released weights"
 NOT_RUN, COST_VERIFIED, COST_WRONG = "not run", "cost verified", "cost differs"
 COST_MISPRINTED = "cost known, printed otherwise"
 MEASURED, PROPERTY_WRONG = "measured", "property differs"
@@ -63,8 +64,10 @@ class TableEntry:
         if self.wrong:
             return COST_WRONG
         kinds = {record.kind for record in self.records}
-        if kinds & {"trained", "evaluated"}:
-            return "trained" if "trained" in kinds else "evaluated"
+        if "trained" in kinds:
+            return "trained"
+        if "evaluated" in kinds:
+            return RELEASED if any(record.release for record in self.records) else "evaluated"
         if self.cost is None or not self.cost.checked:
             return NOT_RUN
         quantities = {column.key: column.quantity for column in self.table.columns}
@@ -121,6 +124,16 @@ class TableEntry:
             "status": self.status,
             "command": self.command,
         }
+
+
+def paper_prints(tables: list[Table], config: str, task: Task, quantity: str) -> str:
+    """What the paper prints for a config, in the first table that has the cell; "-" where none has it."""
+    for table in tables:
+        for column in table.columns:
+            for row in table.rows:
+                if (column.task, column.quantity, row.config_of(task)) == (task, quantity, config):
+                    return row.paper[column.key]
+    return NOT_PRINTED
 
 
 def build_entries(table: Table, proofs: dict[str, ExpectedCost], records: list[Record]) -> list[TableEntry]:

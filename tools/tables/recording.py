@@ -12,7 +12,7 @@ from engine.weights import file_hash
 from models.errors import UserError, hint
 from tools.tables.costs import row_config
 from tools.tables.results import Kind, Record
-from tools.tables.schema import ROOT, Task, load_tables
+from tools.tables.schema import ROOT, TABLES, Task, load_tables
 
 SECTIONS = ("model", "data", "train")
 # Beside what may change within a run: where the images come from and how fast they are trained, not what is learned.
@@ -21,7 +21,6 @@ FREE_BETWEEN_RUNS = {
     "data": FREE["data"] | {"format", "train", "val", "name"},
 }
 METRICS = {"original": {"top1": "top1", "top5": "top5"}, "real": {"top1": "real"}}
-REAL_IMAGES = 46_837  # of ImageNet's 50,000 validation images have a label by ReaL
 DENSE_METRICS: dict[str, dict[str, tuple[str, float]]] = {
     "detection": {
         "coco/bbox_mAP": ("box_ap", 100.0),
@@ -34,9 +33,9 @@ DENSE_METRICS: dict[str, dict[str, tuple[str, float]]] = {
 """The libraries' names of metrics, the quantities of columns, and the factor to percent."""
 
 
-def row_configs(task: Task = "classification") -> list[str]:
+def row_configs(task: Task = "classification", folder: Path = TABLES) -> list[str]:
     """The configs of all rows for a task."""
-    configs = (row.config_of(task) for table in load_tables() for row in table.rows)
+    configs = (row.config_of(task) for table in load_tables(folder) for row in table.rows)
     return list(dict.fromkeys(config for config in configs if config))
 
 
@@ -116,13 +115,22 @@ def _last_checkpoint(folder: Path) -> Path:
     return path if path.is_file() else folder / path.name
 
 
-def _record(kind: Kind, config: str, task: Task, metrics: dict[str, float], result: Any, images: int) -> Record:
+def _record(
+    kind: Kind,
+    config: str,
+    task: Task,
+    metrics: dict[str, float],
+    result: Any,
+    images: int,
+    release: str | None = None,
+    folder: Path = TABLES,
+) -> Record:
     """The record of a result or an evaluation; what it does not know is left out.
 
     Raises:
         UserError: it is not of the images that the rows are on.
     """
-    check_images(config, task, images, getattr(result, "labels", "original"), result.dataset)
+    check_images(config, task, images, getattr(result, "labels", "original"), result.dataset, folder)
     return Record(
         config=config,
         task=task,
@@ -135,11 +143,16 @@ def _record(kind: Kind, config: str, task: Task, metrics: dict[str, float], resu
         seed=getattr(result, "seed", None),
         epochs=getattr(result, "epochs", None),
         precision=result.precision,
+        release=release,
     )
 
 
-def of_evaluation(path: Path, config: str | None) -> Record:
+def of_evaluation(path: Path, config: str | None, *, release: str | None = None, folder: Path = TABLES) -> Record:
     """The record of an evaluation, of weights from elsewhere or with other labels.
+
+    Args:
+        release: the name of the file, where it is one that the authors or Swin have released.
+        folder: of the tables whose rows it is for.
 
     Raises:
         UserError: no row has the config, the evaluation is of another model or other settings, or not of the row's
@@ -147,31 +160,34 @@ def of_evaluation(path: Path, config: str | None) -> Record:
     """
     values = read_json(path)
     if "task" in values:
-        return _of_dense_evaluation(path, values, config)
+        return _of_dense_evaluation(path, values, config, release, folder)
     if config is None:
         raise UserError("--config: missing; --evaluation of a classifier needs the config of the row")
     result = EvalResult.from_json(values, str(path))
-    _check_row(config, "classification", "--config")
+    _check_row(config, "classification", "--config", folder)
     model = row_config(config).model.name
     if result.model != model:
         raise UserError(f"{path}: model: {result.model!r}, but {config} is {model!r}")
     if result.resized:
         raise UserError(f"{path}: weights were resized for the evaluation, first {result.resized[0]}")
-    return _record("evaluated", config, "classification", metrics_of(result, result.labels), result, result.images)
+    metrics = metrics_of(result, result.labels)
+    return _record("evaluated", config, "classification", metrics, result, result.images, release, folder)
 
 
-def _of_dense_evaluation(path: Path, values: dict[str, Any], config: str | None) -> Record:
+def _of_dense_evaluation(
+    path: Path, values: dict[str, Any], config: str | None, release: str | None, folder: Path
+) -> Record:
     result = DenseEvaluation.from_json(values, str(path))
     if config not in (None, result.config):
         raise UserError(f"--config {config}: {path} is an evaluation of {result.config}")
     if result.task not in DENSE_METRICS:
         raise UserError(f"{path}: task: {result.task!r}; {hint(result.task, DENSE_METRICS)}")
     task: Task = result.task  # type: ignore[assignment]
-    _check_row(result.config, task, f"{path}: config")
+    _check_row(result.config, task, f"{path}: config", folder)
     if result.options:
         raise UserError(f"{path}: evaluated with {result.options[0]}, and {result.config} has it otherwise")
     metrics = dense_metrics(task, values, str(path))
-    return _record("evaluated", result.config, task, metrics, result, result.eval_images)
+    return _record("evaluated", result.config, task, metrics, result, result.eval_images, release, folder)
 
 
 def of_speed(path: Path) -> list[Record]:
@@ -222,8 +238,8 @@ def _rows_of_model(name: str, size: int) -> list[str]:
     return [config for config, model in models.items() if (model.name, model.img_size) == (name, size)]
 
 
-def _check_row(config: str, task: Task, where: str) -> None:
-    known = row_configs(task)
+def _check_row(config: str, task: Task, where: str, folder: Path) -> None:
+    known = row_configs(task, folder)
     if config not in known:
         raise UserError(f"{where} {config}: no row has it; {hint(config, known)}")
 
@@ -247,10 +263,10 @@ def dense_metrics(task: Task, values: Mapping[str, Any], source: str) -> dict[st
     return found
 
 
-def check_images(config: str, task: Task, images: int, labels: str, dataset: str) -> None:
+def check_images(config: str, task: Task, images: int, labels: str, dataset: str, folder: Path = TABLES) -> None:
     """Raises UserError for a measurement that is not of the whole validation set of the rows that have a config."""
-    for table in load_tables():
-        wanted = REAL_IMAGES if labels == "real" else table.images.get(task)
+    for table in load_tables(folder):
+        wanted = table.real_images if labels == "real" else table.images.get(task)
         name = table.data[task]
         strange = images != wanted or (table.is_own and dataset != name)
         if strange and any(row.config_of(task) == config for row in table.rows):

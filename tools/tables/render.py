@@ -8,7 +8,7 @@ from engine.files import write_atomic
 from models.errors import UserError, hint
 from models.zoo import FAMILIES
 from tools.tables.costs import count, row_config
-from tools.tables.entries import TableEntry
+from tools.tables.entries import TableEntry, paper_prints
 from tools.tables.results import Record, counting, measured_value, of_row
 from tools.tables.schema import COSTS, ROOT, UNITS, Column, Row, Table, shown
 from tools.text import aligned
@@ -84,7 +84,7 @@ def footnotes(table: Table, entries: list[TableEntry]) -> list[str]:
             found.append(f"* {row.label} ({row.key}), {labels[key]}: {text}.")
     for entry in entries:
         found += [f"! {entry.row.key}: {text}" for text in entry.wrong]
-        found += [*other_precision(entry), *timed_on(entry)]
+        found += [*other_precision(entry), *timed_on(entry), *released_weights(entry)]
     quoted = [entry.row.label for entry in entries if entry.cost is not None and entry.cost.counter == "torch"]
     if quoted and any(column.quantity in COSTS for column in table.columns):
         names = ", ".join(dict.fromkeys(quoted))
@@ -106,6 +106,13 @@ def other_precision(entry: TableEntry) -> list[str]:
 def timed_on(entry: TableEntry) -> list[str]:
     """A note for a speed: what it was measured on."""
     return [f"{entry.row.key}: timed on {record.device}." for record in counting(list(entry.records), "throughput")]
+
+
+def released_weights(entry: TableEntry) -> list[str]:
+    """A note for the files that were released and evaluated here, where the cells show them."""
+    shown = [record for column in entry.table.columns for record in counting(list(entry.records), column.quantity)]
+    files = dict.fromkeys(f"{record.release} on {record.dataset}" for record in shown if record.release)
+    return [f"{entry.row.key}: released weights, {', '.join(files)}."] if files else []
 
 
 def as_text(table: Table, entries: list[TableEntry]) -> str:
@@ -218,14 +225,4 @@ def row_of(tables: list[Table], records: list[Record], config: str) -> list[str]
     accuracy = measured_value(of_row(records, config, "classification"), "top1")
     here = "not run" if accuracy is None else f"{accuracy:.2f}"
     cells = [f"`{row_config(config).model.name}`", f"{ours.params:,}", f"{ours.macs / 1e9:.4f} G{apart}"]
-    return [*cells, f"{paper.macs / 1e9:.4f} G", printed_accuracy(tables, config), here]
-
-
-def printed_accuracy(tables: list[Table], config: str) -> str:
-    """What the paper prints as top-1 of a config, in the first table that has it."""
-    for table in tables:
-        column = next((column for column in table.columns if column.quantity == "top1"), None)
-        for row in table.rows:
-            if column is not None and row.config_of("classification") == config:
-                return row.paper[column.key]
-    return "-"
+    return [*cells, f"{paper.macs / 1e9:.4f} G", paper_prints(tables, config, "classification", "top1"), here]

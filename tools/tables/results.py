@@ -37,6 +37,8 @@ class Record(Strict):
     precision: str | None = None
     device: str | None = None
     """Of a speed, with precision and batch."""
+    release: str | None = None
+    """The file, where the weights are ones that the authors or Swin have released."""
 
     @model_validator(mode="after")
     def _names_what_it_is_of(self) -> "Record":

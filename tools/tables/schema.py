@@ -147,6 +147,8 @@ class Table(Strict):
     images: dict[Task, int] = Field(default_factory=lambda: dict(PAPERS_IMAGES))
     """By task, the data set and how many images of it a measurement for this table is on; an own table's must be the
     name that a run gives its data."""
+    real_images: int = 46_837
+    """How many of ImageNet's 50,000 have a label by ReaL."""
 
     @model_validator(mode="after")
     def _ours_come_last(self) -> "Table":
