@@ -51,6 +51,23 @@ def imagenet_classes() -> list[str]:
     return (_INFO / "imagenet_synsets.txt").read_text().split()
 
 
+def imagenet_synsets_of(words: Sequence[str]) -> list[str] | None:
+    """The synsets, where words such as "tench, Tinca tinca" name all 1,000 classes of ImageNet-1K in their order.
+
+    The first word counts, without the number that tells two classes of one name apart (crane, crane2).
+    """
+    synsets = imagenet_classes()
+    if len(words) != len(synsets):
+        return None
+    lines = (_INFO / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    known = dict(line.split("\t", 1) for line in lines)
+    same = all(
+        word.split(",")[0].rstrip("0123456789").lower() == known[synset].split(",")[0].lower()
+        for word, synset in zip(words, synsets, strict=True)
+    )
+    return synsets if same else None
+
+
 def _names_of(path: Path) -> list[str]:
     """One name a line, with blanks inside where it has some."""
     try:

@@ -76,14 +76,14 @@ class MixupConfig(_Section):
 class DataConfig(_Section):
     """What is read, from where, and how it becomes batches."""
 
-    format: Literal["folder", "zip", "tar", "csv", "mnist5k"] = "folder"
+    format: Literal["folder", "zip", "tar", "csv", "parquet", "mnist5k"] = "folder"
     """How the data set is stored; see docs/data.md."""
     root: Path | None = None
     """Folder that holds the data. `mnist5k` needs none."""
     train: str | None = None
-    """Name below `root`; by default `train`, `train.zip`, `train-*.tar` or `train.csv`."""
+    """Name below `root`; by default `train`, `train.zip`, `train-*.tar`, `train.csv` or `data/train-*.parquet`."""
     val: str | None = None
-    """Name below `root`; by default `val`, `val.zip`, `val-*.tar` or `val.csv`."""
+    """Name below `root`; by default `val`, `val.zip`, `val-*.tar`, `val.csv` or `data/validation-*.parquet`."""
     name: str | None = None
     """Name of the data set in results; by default the name of `root`. MNIST-5k is always called so."""
     train_images: int | None = Field(default=None, ge=1, lt=2**31)

@@ -13,10 +13,12 @@ from data.readers.archives import TarReader, ZipReader, list_shards, map_file, s
 from data.readers.csv_list import scan_csv
 from data.readers.folder import FolderReader, count_images, list_classes, scan_folder
 from data.readers.mnist import MnistReader
+from data.readers.parquet import ParquetReader, list_parquet, read_classes, scan_parquet
 from models.errors import UserError
 
 Split = Literal["train", "val"]
-_DEFAULTS = {"folder": "{}", "zip": "{}.zip", "tar": "{}-*.tar", "csv": "{}.csv"}
+_DEFAULTS = {"folder": "{}", "zip": "{}.zip", "tar": "{}-*.tar", "csv": "{}.csv", "parquet": "data/{}-*.parquet"}
+_HUB_SPLITS = {"train": "train", "val": "validation"}
 
 
 class Reader(Protocol):
@@ -29,13 +31,14 @@ class Reader(Protocol):
 
 
 def split_path(cfg: DataConfig, split: Split) -> Path:
-    """Return where a split lies (for tar: the pattern of its shards). Raises UserError for a wrong root."""
+    """Return where a split lies; for shards, their pattern. Raises UserError for a wrong root."""
     if cfg.root is None:
         raise UserError(f"data.root is missing: data.format={cfg.format} reads from a folder")
     if not cfg.root.is_dir():
         raise UserError(f"data.root: there is no folder {cfg.root}")
     given = cfg.train if split == "train" else cfg.val
-    return cfg.root / (given or _DEFAULTS[cfg.format].format(split))
+    name = _HUB_SPLITS[split] if cfg.format == "parquet" else split
+    return cfg.root / (given or _DEFAULTS[cfg.format].format(name))
 
 
 def index_path(cfg: DataConfig, split: Split) -> Path:
@@ -52,6 +55,8 @@ def describe_source(cfg: DataConfig, split: Split) -> str:
         return describe_text(path)
     if cfg.format == "tar":
         return describe_files(list_shards(path))
+    if cfg.format == "parquet":
+        return describe_files(list_parquet(path))
     return describe_files([file for file in (path, map_file(path)) if file.is_file()])
 
 
@@ -60,6 +65,8 @@ def scan(cfg: DataConfig, split: Split) -> ImageList:
     path = split_path(cfg, split)
     if cfg.format == "tar":
         return scan_tar(list_shards(path))
+    if cfg.format == "parquet":
+        return scan_parquet(list_parquet(path))
     return {"folder": scan_folder, "zip": scan_zip, "csv": scan_csv}[cfg.format](path)
 
 
@@ -81,12 +88,14 @@ def list_images(cfg: DataConfig, split: Split) -> ImageList:
 
 
 def quick_classes(cfg: DataConfig, split: Split) -> list[str] | None:
-    """Return the classes of a split where that takes no scan of all images: from an index or class folders."""
+    """Return the classes of a split where that takes no scan of all images: from an index, folders or a schema."""
     if cfg.format == "mnist5k" or cfg.root is None:
         return None
     if index_path(cfg, split).is_file():
         return load_index(index_path(cfg, split))[0].classes
     path = split_path(cfg, split)
+    if cfg.format == "parquet" and list(path.parent.glob(path.name)):
+        return read_classes(list_parquet(path)[0])
     return list_classes(path) if cfg.format == "folder" and path.is_dir() else None
 
 
@@ -104,4 +113,6 @@ def open_reader(cfg: DataConfig, split: Split) -> Reader:
         return ZipReader(path, cfg.max_pixels, records)
     if cfg.format == "tar":
         return TarReader(list_shards(path), cfg.max_pixels, records)
+    if cfg.format == "parquet":
+        return ParquetReader(list_parquet(path), cfg.max_pixels, records)
     return FolderReader(path if cfg.format == "folder" else path.parent, cfg.max_pixels, records)

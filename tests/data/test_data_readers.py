@@ -15,13 +15,14 @@ from data.index import save_index
 from data.readers import describe_source, index_path, list_images, open_reader, scan
 from data.readers.archives import ZipReader
 from models.errors import UserError
+from tests.parquet_files import write_parquet
 
-FORMATS = ["folder", "zip", "tar", "csv"]
+FORMATS = ["folder", "zip", "tar", "csv", "parquet"]
 
 
 @pytest.fixture(scope="session")
 def all_forms(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image folder again as zip (stored and deflated), two tar shards and CSV, in one root."""
+    """The image folder again as zip (stored and deflated), two tar shards, CSV and parquet shards, in one root."""
     root = tmp_path_factory.mktemp("forms")
     for split in ("train", "val"):
         (root / split).symlink_to(image_folder / split)
@@ -42,6 +43,10 @@ def all_forms(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
                     shard * 10 : (shard + 1) * 10 if shard == 0 else None
                 ]:
                     archive.add(file.resolve(), name)
+        images = [(file.read_bytes(), name, label) for file, (name, label) in zip(files, pairs, strict=True)]
+        for shard, part in enumerate((images[:10], images[10:])):
+            path = root / "data" / f"{'train' if split == 'train' else 'validation'}-{shard:05d}-of-00002.parquet"
+            write_parquet(path, part, names=["class_0", "class_1", "class_2"], rows=4)
     return root
 
 
@@ -221,6 +226,7 @@ def test_webdataset_shards(tmp_path: Path):
         ({"format": "zip", "train": "x.zip"}, "there is no zip file"),
         ({"format": "tar", "train": "x-*.tar"}, "there are no tar shards"),
         ({"format": "csv", "train": "x.csv"}, "there is no CSV file"),
+        ({"format": "parquet"}, r"there are no parquet shards .*data/train-\*\.parquet"),
     ],
 )
 def test_wrong_paths_are_named(image_folder: Path, changes: dict, message: str):
