@@ -88,6 +88,8 @@ class DataConfig(_Section):
     """Name of the data set in results; by default the name of `root`. MNIST-5k is always called so."""
     train_images: int | None = Field(default=None, ge=1, lt=2**31)
     """Train on a fixed part of the training images: this many, from each class alike. Null: all."""
+    held_out: int | None = Field(default=None, ge=1, lt=2**31)
+    """Evaluate on this many training images, from each class alike, that are then not trained on. Null: on `val`."""
     index: Path | None = None
     """Folder of the index files; by default `root`. Written by tools/prepare_imagenet.py."""
     classes: str | None = None
@@ -132,8 +134,9 @@ class DataConfig(_Section):
                 raise ValueError(f"{name} needs 1 or {self.channels} numbers (data.channels)")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
-        if self.train_images is not None and self.format == "mnist5k":
-            raise ValueError("train_images: mnist5k is always used whole")
+        for key in ("train_images", "held_out"):
+            if getattr(self, key) is not None and self.format == "mnist5k":
+                raise ValueError(f"{key}: mnist5k is always used whole")
         return self
 
     @property
@@ -142,4 +145,6 @@ class DataConfig(_Section):
         if self.format == "mnist5k":
             return "MNIST-5k"
         name = self.name or (self.root.name if self.root else self.format)
-        return name if self.train_images is None else f"{name} ({self.train_images:,} training images)"
+        parts = [] if self.train_images is None else [f"{self.train_images:,} training images"]
+        parts += [] if self.held_out is None else [f"evaluated on {self.held_out:,} held out of them"]
+        return f"{name} ({', '.join(parts)})" if parts else name

@@ -62,11 +62,11 @@ def pack(
     return ImageList(joined, ends, label_array, list(classes), extra, numbered)
 
 
-def balanced_part(records: ImageList, count: int) -> ImageList:
-    """Return `count` images in their order, taken from each class alike and evenly spread over its list.
+def balanced_part(records: ImageList, count: int, key: str) -> tuple[ImageList, ImageList]:
+    """Return `count` images in their order, taken from each class alike and evenly spread over its list; and the rest.
 
     Where the classes do not divide `count`, the first ones give one image more. Raises UserError where a class has too
-    few.
+    few; `key` names the option.
     """
     share, extra = divmod(count, len(records.classes))
     chosen = []
@@ -74,9 +74,10 @@ def balanced_part(records: ImageList, count: int) -> ImageList:
         own = np.flatnonzero(records.labels == label)
         wanted = share + (label < extra)
         if wanted > len(own):
-            raise UserError(f"data.train_images={count}: takes {wanted} images of {name!r}, which has {len(own)}")
+            raise UserError(f"{key}={count}: takes {wanted} images of {name!r}, which has {len(own)}")
         chosen.append(own[np.arange(wanted) * len(own) // max(1, wanted)])
-    return _taken(records, np.concatenate(chosen))
+    part = np.concatenate(chosen)
+    return _taken(records, part), _taken(records, np.setdiff1d(np.arange(len(records)), part))
 
 
 def random_part(records: ImageList, count: int) -> ImageList:

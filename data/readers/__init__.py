@@ -103,12 +103,16 @@ def open_reader(cfg: DataConfig, split: Split) -> Reader:
     """Open the reader that the config names. Raises UserError with one clear line."""
     if cfg.format == "mnist5k":
         return MnistReader(split)
-    path = split_path(cfg, split)
-    records = list_images(cfg, split)
+    stored: Split = "train" if cfg.held_out is not None else split
+    path = split_path(cfg, stored)
+    records = list_images(cfg, stored)
     if cfg.classes:
         records = relabel(records, load_classes(cfg.classes))
+    if cfg.held_out is not None:
+        part, rest = balanced_part(records, cfg.held_out, "data.held_out")
+        records = rest if split == "train" else part
     if split == "train" and cfg.train_images is not None:
-        records = balanced_part(records, cfg.train_images)
+        records, _ = balanced_part(records, cfg.train_images, "data.train_images")
     if cfg.format == "zip":
         return ZipReader(path, cfg.max_pixels, records)
     if cfg.format == "tar":

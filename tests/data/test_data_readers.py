@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -271,8 +272,24 @@ def test_a_part_of_the_training_images_is_fixed_and_takes_each_class_alike(all_f
     assert not part.replaced
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_held_out_images_are_evaluated_on_and_not_trained_on(all_forms: Path, form: str) -> None:
+    whole = build_train_loader(config(all_forms, form), img_size=32, batch_size=2)
+    cfg = config(all_forms, form, held_out=6)
+    train, val = build_train_loader(cfg, img_size=32, batch_size=2), build_eval_loader(cfg, img_size=32, batch_size=2)
+    names = [[loader.name(index) for index in range(loader.num_images)] for loader in (whole, train, val)]
+    assert len(names[2]) == 6 and sorted(names[1] + names[2]) == sorted(names[0])
+    assert np.bincount(val.records.labels).max() - np.bincount(val.records.labels).min() <= 1
+    assert val.classes == train.classes == whole.classes
+    assert sum(len(batch.targets) for batch in val) == 6  # opened where they lie, in the training split
+    assert "6 held out" in val.dataset_name
+
+
 def test_a_part_larger_than_a_class_is_refused(all_forms: Path) -> None:
     with pytest.raises(UserError, match=r"data\.train_images=900: takes \d+ images of 'class_0', which has \d+"):
         build_train_loader(config(all_forms, "folder", train_images=900), img_size=32, batch_size=2)
-    with pytest.raises(ValueError, match="mnist5k is always used whole"):
-        DataConfig(format="mnist5k", train_images=100)
+    with pytest.raises(UserError, match=r"data\.held_out=900: takes \d+ images of 'class_0', which has \d+"):
+        build_eval_loader(config(all_forms, "folder", held_out=900), img_size=32, batch_size=2)
+    for key in ("train_images", "held_out"):
+        with pytest.raises(ValueError, match=f"{key}: mnist5k is always used whole"):
+            DataConfig(format="mnist5k", **{key: 100})
