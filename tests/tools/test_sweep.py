@@ -254,6 +254,25 @@ def test_the_papers_grid_resolves_and_covers_every_ablation_table() -> None:
     assert shown == {run.name for run in grid.runs}
 
 
+@pytest.mark.parametrize("name", ["evidence", "evidence_rates", "proxy", "proxy_questions", "conv_attention_nano"])
+def test_the_grids_of_the_evidence_resolve_and_show_every_run(name: str) -> None:
+    grid = load_grid(REPO / "configs" / "sweeps" / f"{name}.yaml")
+    one_seed = {job.run.name: job for job in jobs(grid, Path("runs/grid"), REPO)}
+    check_configs(list(one_seed.values()))
+    assert len({job.recipe() for job in one_seed.values()}) == len(one_seed)
+    assert not grid.groups or {name for group in grid.groups for name in group.runs} == one_seed.keys()
+
+
+def test_the_families_of_the_evidence_cost_what_they_cost_at_t_size() -> None:
+    """The paper's Tables 2 and 11, relative to DW-Conv-T: 24.2M parameters and 3.8G."""
+    grid = load_grid(REPO / "configs" / "sweeps" / "evidence.yaml")
+    cost = {job.run.name: job.cost()[0] for job in jobs(grid, Path("runs/grid"), REPO) if job.seed == 4}
+    paper = {"swin": (28.3, 4.5), "d_dw_conv": (51.1, 3.8), "i_dynamic": (26.2, 4.4)}
+    for name, (params, macs) in paper.items():
+        assert cost[name].params / cost["dw_conv"].params == pytest.approx(params / 24.2, rel=0.05)
+        assert (cost[name].macs + cost[name].aggregation) / cost["dw_conv"].macs == pytest.approx(macs / 3.8, rel=0.05)
+
+
 def test_a_sweep_trains_for_real_and_draws_its_curves(tmp_path: Path) -> None:
     """The whole way with train_cls.py on eight images: two runs, then results, figure and curves."""
     rng = np.random.default_rng(0)
