@@ -65,9 +65,16 @@ def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module is a batch norm whose parameters are not trained (``train.freeze``)."""
+    own = list(module.parameters(recurse=False)) if isinstance(module, _BatchNorm) else []
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
+
+
 def norms(model: nn.Module) -> list[_BatchNorm]:
-    """All batch normalisations with running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    """All batch normalisations with running statistics that training changes."""
+    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return [norm for norm in found if not is_frozen(norm)]
 
 
 class BatchNormStats:

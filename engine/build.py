@@ -13,9 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from data.classes import imagenet_classes, shown_names
+from data.readers import class_names
 from engine.batchnorm import BatchNormStats, synchronise
 from engine.config import Config, check_batch
 from engine.distributed import World
+from engine.freeze import train_mode
 from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
 from engine.step import autocast
@@ -48,6 +50,21 @@ def prepare_torch(config: Config) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
     elif torch.cuda.is_available():
         torch.backends.cudnn.benchmark = True
+
+
+def with_num_classes(config: Config, named: list[str] | None = None) -> Config:
+    """The config with a number in ``model.num_classes``; null takes that of ``named``, or else of the training data.
+
+    Raises:
+        UserError: the training data cannot be read.
+    """
+    if config.model.num_classes is not None:
+        return config
+    if named is None:
+        with user_input("data"):
+            named = class_names(config.data, "train")
+    model = config.model.model_copy(update={"num_classes": len(named)})
+    return config.model_copy(update={"model": model})
 
 
 def plain_model(config: Config) -> nn.Module:
@@ -189,7 +206,8 @@ def build_state(model: nn.Module, config: Config, world: World, steps_per_epoch:
     train = config.train
     if train.sync_bn and world.size > 1:
         model = synchronise(model, world.device)
-    model = place(model, config, world).train()
+    model = place(model, config, world)
+    train_mode(model)
     optimizer = build_optimizer(model, train)
     decay = train.ema_decay
     return TrainState(

@@ -14,7 +14,7 @@ from data import Batch, EvalLoader
 from data.classes import shown_names
 from engine import signals
 from engine.answers import Answers
-from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input
+from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input, with_num_classes
 from engine.config import Config
 from engine.distributed import World, join_world
 from engine.errors import RunStopped, TrainingFailed
@@ -146,6 +146,7 @@ def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | No
         TrainingFailed: an image cannot be read.
     """
     stop = signals.watch()
+    config = with_num_classes(config, read_classes(checkpoint))
     prepare_torch(config)
     world = join_world(config.train.device, config.train.timeout)
     set_up_text_log(None, world.rank)

@@ -54,6 +54,8 @@ def kind(schema: dict[str, Any]) -> str:
         return " or ".join(kind(option) for option in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return f"'{schema['const']}'"
     bounds = [f"{word} {schema[key]}" for key, word in BOUNDS.items() if key in schema]
     if "prefixItems" in schema:
         return f"list of {len(schema['prefixItems'])}: {kind(schema['prefixItems'][0])}"

@@ -9,6 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from engine.schema import TrainConfig
+from engine.weights import classifier_names
 from models.errors import UserError, hint
 
 
@@ -18,7 +19,8 @@ def rate_scale(train: TrainConfig) -> float:
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser over two groups, without and with weight decay, or two per layer with ``layer_decay``.
+    """The optimiser over two groups, without and with weight decay, or two per layer with ``layer_decay``; the
+    classifier has groups of its own with ``head_lr_scale``.
 
     No decay for one-dimensional parameters, biases, and what the model names in ``no_weight_decay()`` (PAPER: the
     relative position tables).
@@ -32,7 +34,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
     arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model,
             opt=train.optimizer,
             lr=train.lr * rate_scale(train),
@@ -44,6 +46,24 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     except (TypeError, ValueError, AssertionError) as error:
         message = " ".join(str(error).split())
         raise UserError(f"train.optimizer_args: {train.optimizer} refuses its arguments: {message}") from None
+    if train.head_lr_scale != 1:
+        _scale_head(optimizer, model, train.head_lr_scale)
+    return optimizer
+
+
+def _scale_head(optimizer: torch.optim.Optimizer, model: nn.Module, scale: float) -> None:
+    """Give the classifier groups of its own with a rate of its own, which timm's schedules know as ``lr_scale``."""
+    heads = tuple(f"{name}." for name in classifier_names(model))
+    head = {id(parameter) for name, parameter in model.named_parameters() if name.startswith(heads)}
+    for group in list(optimizer.param_groups):
+        own = [parameter for parameter in group["params"] if id(parameter) in head]
+        rest = [parameter for parameter in group["params"] if id(parameter) not in head]
+        scaled = group.get("lr_scale", 1.0) * scale
+        if own and rest:
+            group["params"] = rest
+            optimizer.add_param_group({**group, "params": own, "lr_scale": scaled})
+        elif own:
+            group["lr_scale"] = scaled
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps_per_epoch: int) -> Scheduler:
@@ -90,9 +110,11 @@ def effective_rates(train: TrainConfig) -> str:
     rule = "" if train.lr_batch is None else f" (batch {train.batch_size} / {train.lr_batch} times the values given)"
     warm = f"from {train.warmup_lr * scale:g} over {train.warmup_epochs:g} epochs to " if train.warmup_epochs else ""
     end = "" if train.schedule == "constant" else f", {train.schedule} to {train.min_lr * scale:g}"
-    return f"{warm}{train.lr * scale:g}{end}{rule}"
+    head = "" if train.head_lr_scale == 1 else f"; {train.head_lr_scale:g} times that for the classifier"
+    return f"{warm}{train.lr * scale:g}{end}{rule}{head}"
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The largest rate of the groups, which is the rate without layer-wise decay."""
-    return max(group["lr"] for group in optimizer.param_groups)
+    """The rate of the schedule, without what layer-wise decay and the classifier's scale make of it."""
+    nearest = min(optimizer.param_groups, key=lambda group: abs(group.get("lr_scale", 1.0) - 1.0))
+    return nearest["lr"] / nearest.get("lr_scale", 1.0)

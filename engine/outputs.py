@@ -9,6 +9,7 @@ from engine.config import Config, to_dict
 from engine.distributed import World
 from engine.evaluate import Accuracy
 from engine.files import write_atomic
+from engine.patience import reason_to_end
 from engine.records import RunFolder, RunResult
 from engine.state import TrainState
 from engine.weights import file_hash, save_weights
@@ -92,4 +93,5 @@ class OutputWriter:
             best_sha256=best,
             precision=config.train.precision,
             classes=self._classes,
+            ended_early=reason_to_end(progress, config.train),
         )

@@ -101,6 +101,8 @@ class RunResult(Record):
     """Of training; not in records of before November 2026."""
     classes: list[str] | None = None
     """In the order of the outputs; not in records of before December 2026."""
+    ended_early: str | None = None
+    """Why the run ended before its last epoch, where it did."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from models.config import ModelConfig
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -47,6 +48,7 @@ class TrainConfig(Section):
     layer_decay: float | None = Field(
         default=None, gt=0, le=1, description="lr factor from each layer to the one before it"
     )
+    head_lr_scale: float = Field(default=1.0, gt=0, description="lr of the classifier, times that of the rest")
     clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient; null: no limit")
 
     schedule: Literal["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"] = Field(
@@ -80,6 +82,19 @@ class TrainConfig(Section):
     init_checkpoint: Path | None = Field(default=None, description="weights to start from; resized to this model")
     keep_kernel_response: bool = Field(
         default=False, description="kernels resized for init_checkpoint keep their sums; false: plain bicubic (Table 5)"
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="what is not trained: stem, modules such as stages.0, or patterns of parameter names such as "
+        "*.bias; frozen batch norms keep their statistics",
+    )
+    class_weights: Literal["balanced"] | tuple[Share, ...] | dict[str, Share] | None = Field(
+        default=None,
+        description="of the classes in the loss: balanced (all classes count alike), a number for each class in their "
+        "order, or numbers by name (the others 1)",
+    )
+    patience: Positive | None = Field(
+        default=None, description="epochs without a better top-1 after which the run ends; null: it never does"
     )
     save_every: Positive = Field(default=1000, description="steps between checkpoints; each epoch's end saves, too")
     keep: Positive = Field(default=2, description="checkpoints that stay")

@@ -19,12 +19,15 @@ from engine.build import (
     load_initial,
     plain_model,
     prepare_torch,
+    with_num_classes,
 )
 from engine.checkpoint import CheckpointFolder, CheckpointSaver
+from engine.class_weights import weigh
 from engine.config import Config, check_batch, to_dict
 from engine.distributed import World, join_world
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, evaluate
+from engine.freeze import freeze, train_mode
 from engine.identity import check_same, identity
 from engine.labels import build_metric
 from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_text_log
@@ -32,6 +35,7 @@ from engine.meter import Meter, StepProfiler
 from engine.nonfinite import diagnose, write_dump
 from engine.optim import effective_rates
 from engine.outputs import OutputWriter
+from engine.patience import reason_to_end
 from engine.records import EpochRecord, RunResult, StepRecord, read_run
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
@@ -61,6 +65,7 @@ class Trainer:
         model = plain_model(config)
         saved = checkpoints.load()
         notes = load_initial(model, config, self.loader.classes) if saved is None else []
+        notes += freeze(model, config.train.freeze)
         self.state = build_state(model, config, world, self.steps_per_epoch)
         steps = world.gather(None if saved is None else saved.step)
         if len(set(steps)) > 1:
@@ -72,7 +77,8 @@ class Trainer:
             check_same(saved.state.get("data"), self.state.data, config.output)
             self.state.restore(saved.state)
         distribute(self.state, config, world)
-        self.mix = build_mixup(config.data, config.model.num_classes)
+        mix = build_mixup(config.data, config.model.num_classes)
+        self.mix = weigh(mix, config.train.class_weights, self.loader)
         self.saver = CheckpointSaver(
             checkpoints if world.is_main else None, config.train.save_every, self.state.progress.step
         )
@@ -113,9 +119,12 @@ class Trainer:
         """Train to the end of the last epoch and return the result. Raises as :func:`engine.trainer.train`."""
         self.profiler = StepProfiler(self.config.output, self.world, self.config.train.profile)
         try:
-            while self.state.progress.epoch < self.config.train.epochs:
+            progress, train = self.state.progress, self.config.train
+            while progress.epoch < train.epochs and not reason_to_end(progress, train):
                 self._train_epoch()
                 self._evaluate_epoch()
+            if reason := reason_to_end(progress, train):
+                LOG.info("the run ends after epoch %d of %d: %s", progress.epoch, train.epochs, reason)
             self.watchdog.at("the end")
             self.saver.insist(self.state, self.config.train.timeout)
             return self.results.finish(self.state, self.config.train.timeout)
@@ -149,7 +158,7 @@ class Trainer:
             progress.loss_sum, progress.loss_steps = 0.0, 0
         if done == self.steps_per_epoch:
             return
-        self.state.model.train()
+        train_mode(self.state.model)
         batches = self.loader.epoch(progress.epoch, start=done * parts)
         bar = Bar(progress.epoch, self.config.train.epochs, self.steps_per_epoch, done, self.world.is_main)
         try:
@@ -329,6 +338,7 @@ def _train(config: Config) -> RunResult:
     stop = signals.watch()
     check_wandb(config.train.wandb)
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    config = with_num_classes(config)
     rank = int(os.environ.get("RANK", "0"))
     lock = runfolder.RunLock(config.output) if rank == 0 else None
     try:

@@ -54,6 +54,12 @@ def read_classes(path: Path) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
+def classifier_names(model: nn.Module) -> list[str]:
+    """The modules that are a model's classifier, as timm's ``default_cfg`` names them."""
+    named = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    return [named] if isinstance(named, str) else list(named)
+
+
 def head_by_name(
     model: nn.Module, state: dict[str, torch.Tensor], kept: list[str] | None, wanted: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -66,7 +72,7 @@ def head_by_name(
     Returns:
         The weights, and lines on what was done.
     """
-    head = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    head = classifier_names(model)[0]
     rows = state.get(f"{head}.weight")
     if kept is None and rows is not None and len(rows) == len(wanted):
         return state, [f"the weights name no classes: {head} is taken in the order of the data's"]

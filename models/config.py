@@ -28,7 +28,9 @@ class _ModelConfigBase(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str = Field(description="a model of the zoo, or timm:NAME")
-    num_classes: int = Field(default=1000, ge=0, description=ARGUMENTS.get("num_classes"))
+    num_classes: int | None = Field(
+        default=1000, ge=0, description=f"{ARGUMENTS.get('num_classes')}; null: as many as the training data have"
+    )
     in_chans: int = Field(default=3, ge=1, description=ARGUMENTS.get("in_chans"))
     img_size: int | tuple[int, int] = Field(default=224, description=ARGUMENTS.get("img_size"))
     pretrained: bool = Field(
@@ -82,6 +84,8 @@ def build_model(config: Any) -> nn.Module:
     ``pretrained`` is for whoever trains it (:func:`pretrained_file`). ValueError names a field that the model cannot
     have.
     """
+    if config.num_classes is None:
+        raise UserError("model.num_classes: null needs training data; without them give a number, as num_classes=10")
     values = arguments_of(config)
     given = config.model_fields_set
     if "img_size" not in given and not zoo.takes(config.name, "img_size"):

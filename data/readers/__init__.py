@@ -99,6 +99,12 @@ def quick_classes(cfg: DataConfig, split: Split) -> list[str] | None:
     return list_classes(path) if cfg.format == "folder" and path.is_dir() else None
 
 
+def class_names(cfg: DataConfig, split: Split) -> list[str]:
+    """Return the classes of a split in label order, without listing its images where that can be. Raises UserError."""
+    quick = None if cfg.classes else quick_classes(cfg, split)
+    return open_reader(cfg, split).records.classes if quick is None else quick
+
+
 def open_reader(cfg: DataConfig, split: Split) -> Reader:
     """Open the reader that the config names. Raises UserError with one clear line."""
     if cfg.format == "mnist5k":

@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 from data.classes import imagenet_classes, load_classes
 from data.decode import Encoded
 from data.transforms import EvalTransform, channel_values
+from engine.build import with_num_classes
 from engine.config import load_config
 from engine.weights import read_classes
 from models import build_model
@@ -29,7 +30,7 @@ class Classifier:
     """
 
     def __init__(self, config: str, checkpoint: str, classes: str | None = None, *, best: int = 5) -> None:
-        settings = load_config(Path(config), [])
+        settings = with_num_classes(load_config(Path(config), []), read_classes(Path(checkpoint)))
         self.data, self.best = settings.data, best
         self.model = build_model(settings.model).eval()
         report = load_pretrained(self.model, read_for(self.model, checkpoint))
