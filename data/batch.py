@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.sampler import BatchKey
+from data.upload import Upload
 
 _KEPT = 3  # batches: one in use, one kept by the caller, one being made
 
@@ -49,7 +50,8 @@ class RawBatch:
 class Batch:
     """A finished batch.
 
-    images: float32 (n, C, H, W), normalised. targets: int64 (n,). indices: int64 (n,), in the image list.
+    images: float32 (n, C, H, W), normalised. targets: int64 (n,). Both are on the loader's device.
+    indices: int64 (n,) on the CPU, in the image list.
     epoch, position: of the first sample in the epoch's order over all ranks; `(seed, epoch, position)`
     seeds mixup. replaced: unreadable images of this batch; the index of a replaced image stays in `indices`.
     """
@@ -66,34 +68,44 @@ class Batch:
 
 
 class Normalizer:
-    """uint8 (n, C, H, W) to normalised float32 (n, C, H, W), for a whole batch at once."""
+    """uint8 (n, C, H, W) to normalised float32 (n, C, H, W) on the device of the model, for a whole batch at once."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, pin_memory: bool) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], upload: Upload) -> None:
         deviation = np.asarray(std, dtype=np.float64)
-        self.scale = torch.tensor(1 / (255 * deviation), dtype=torch.float32).view(-1, 1, 1)
-        self.shift = torch.tensor(-np.asarray(mean) / deviation, dtype=torch.float32).view(-1, 1, 1)
-        self.pin_memory = pin_memory
+        scale = torch.tensor(1 / (255 * deviation), dtype=torch.float32).view(-1, 1, 1)
+        shift = torch.tensor(-np.asarray(mean) / deviation, dtype=torch.float32).view(-1, 1, 1)
+        self.scale, self.shift = scale.to(upload.device), shift.to(upload.device)
+        self._upload = upload
         self._arrays: list[np.ndarray] = []
 
     def __call__(self, raw: RawBatch) -> Batch:
-        """Normalise and put the erased boxes in."""
-        images = self._allocate(raw.pixels.shape)
-        for image, pixels in zip(images, raw.pixels, strict=True):  # one at a time stays in the cache
-            image.copy_(pixels).mul_(self.scale).add_(self.shift)
-        noise, used = torch.from_numpy(raw.noise), 0
+        """Send the bytes to the device, normalise there and put the erased boxes in."""
+        targets = torch.tensor(raw.targets, dtype=torch.int64)
+        with self._upload.aside():
+            images, targets = self._finish(raw), self._upload.send(targets)
+        self._upload.hand_over(images, targets)
+        indices = torch.from_numpy(np.array(raw.key.indices, dtype=np.int64))
+        return Batch(images, targets, indices, raw.key.epoch, raw.key.position, tuple(raw.replaced))
+
+    def _finish(self, raw: RawBatch) -> Tensor:
+        pixels, noise = self._upload.send(raw.pixels), torch.from_numpy(raw.noise)
+        if self._upload.needed:
+            images = pixels.float().mul_(self.scale).add_(self.shift)
+            noise = self._upload.send(noise) if len(noise) else noise
+        else:
+            images = self._allocate(pixels.shape)
+            for image, source in zip(images, pixels, strict=True):  # one at a time stays in the cache
+                image.copy_(source).mul_(self.scale).add_(self.shift)
+        used = 0
         for sample, top, left, height, width in raw.boxes:
             size = images.shape[1] * height * width
             box = noise[used : used + size].view(-1, height, width)
             images[sample, :, top : top + height, left : left + width] = box
             used += size
-        indices = torch.from_numpy(np.array(raw.key.indices, dtype=np.int64))
-        targets = torch.tensor(raw.targets, dtype=torch.int64)
-        return Batch(images, targets, indices, raw.key.epoch, raw.key.position, tuple(raw.replaced))
+        return images
 
     def _allocate(self, shape: torch.Size) -> Tensor:
         """Return memory for a batch: that of an earlier one which nobody holds any more, as fresh pages cost time."""
-        if self.pin_memory:
-            return torch.empty(shape, pin_memory=True)  # torch reuses pinned memory by itself
         count, *rest = shape
         for number in range(len(self._arrays)):
             # A tensor made by from_numpy, and any view of it, keeps a reference to the array: without one it is free.

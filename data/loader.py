@@ -20,19 +20,24 @@ from data.readers.folder import FolderReader
 from data.rng import preserved_generators
 from data.sampler import BatchKey, EvalSampler, TrainSampler
 from data.transforms import EvalTransform, Size, TrainTransform, channel_values
+from data.upload import Upload
 from data.workers import WorkerPool
 from models.errors import UserError
+
+CPU = torch.device("cpu")
 
 
 class _Pipeline:
     """What both loaders share: workers or none, normalisation, errors."""
 
-    def __init__(self, cfg: DataConfig, dataset: BatchDataset, size: Size, batch_size: int) -> None:
+    def __init__(
+        self, cfg: DataConfig, dataset: BatchDataset, size: Size, batch_size: int, device: torch.device
+    ) -> None:
         self.cfg = cfg
         self.dataset = dataset
         self.shape = (batch_size, cfg.channels, *size)
         mean, std = (channel_values(values, cfg.channels) for values in (cfg.mean, cfg.std))
-        self._normalize = Normalizer(mean, std, pin_memory=cfg.pin_memory and torch.cuda.is_available())
+        self._normalize = Normalizer(mean, std, Upload(device, pin_memory=cfg.pin_memory))
         self.pool: WorkerPool | None = None
         if cfg.workers:
             self.pool = WorkerPool(
@@ -112,13 +117,20 @@ class TrainLoader(_Loader):
     `len()` is the number of batches of an epoch on this rank. `replaced` lists the unreadable images so far.
     """
 
-    def __init__(self, cfg: DataConfig, reader: Reader, sampler: TrainSampler, transform: TrainTransform) -> None:
+    def __init__(
+        self,
+        cfg: DataConfig,
+        reader: Reader,
+        sampler: TrainSampler,
+        transform: TrainTransform,
+        device: torch.device = CPU,
+    ) -> None:
         super().__init__(cfg, reader)
         self.replaced: dict[int, Replacement] = {}
         self._allowed = math.floor(cfg.max_corrupt * len(reader.records))
         self._sampler = sampler
         dataset = BatchDataset(reader, transform, training=True, exif=cfg.exif)
-        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
+        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size, device)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -147,7 +159,14 @@ class TrainLoader(_Loader):
 class EvalLoader(_Loader):
     """Each image exactly once over all ranks; `len()` is the number of batches of this rank (0 is possible)."""
 
-    def __init__(self, cfg: DataConfig, reader: Reader, sampler: EvalSampler, transform: EvalTransform) -> None:
+    def __init__(
+        self,
+        cfg: DataConfig,
+        reader: Reader,
+        sampler: EvalSampler,
+        transform: EvalTransform,
+        device: torch.device = CPU,
+    ) -> None:
         super().__init__(cfg, reader)
         given = load_classes(cfg.classes) if cfg.classes else None
         few = given.names if given is not None and given.restricted else None
@@ -157,7 +176,7 @@ class EvalLoader(_Loader):
         """The classes without images."""
         self._sampler = sampler
         dataset = BatchDataset(reader, transform, training=False, exif=cfg.exif)
-        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size)
+        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size, device)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -168,9 +187,19 @@ class EvalLoader(_Loader):
 
 
 def build_train_loader(
-    cfg: DataConfig, *, img_size: int | Size, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0
+    cfg: DataConfig,
+    *,
+    img_size: int | Size,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    device: torch.device = CPU,
 ) -> TrainLoader:
-    """Build the training loader of a rank; `batch_size` is per rank. Raises UserError for bad input."""
+    """Build the training loader of a rank, whose batches lie on `device`; `batch_size` is per rank.
+
+    Raises UserError for bad input.
+    """
     if cfg.mixup.enabled and batch_size % 2:
         raise UserError(f"a batch of {batch_size} per rank must be even: mixup mixes neighbours (data.mixup)")
     reader = open_reader(cfg, "train")
@@ -182,7 +211,7 @@ def build_train_loader(
         seed=seed,
         repeats=cfg.augment.repeats,
     )
-    return TrainLoader(cfg, reader, sampler, TrainTransform(cfg, img_size))
+    return TrainLoader(cfg, reader, sampler, TrainTransform(cfg, img_size), device)
 
 
 def build_eval_loader(
@@ -195,6 +224,7 @@ def build_eval_loader(
     outputs: list[str] | None = None,
     num_outputs: int | None = None,
     images: int | None = None,
+    device: torch.device = CPU,
 ) -> EvalLoader:
     """Build the evaluation loader of a rank over the val split; labels are the model's output numbers.
 
@@ -202,6 +232,7 @@ def build_eval_loader(
         outputs: the names of the model's classes, where they are known: from its weights, or `TrainLoader.classes`.
         num_outputs: how many it has, where they are not known.
         images: take a random part of this many; None: all.
+        device: where the batches shall lie.
 
     Raises UserError for bad input, and where labels cannot be matched with the model's classes.
     """
@@ -215,7 +246,7 @@ def build_eval_loader(
             raise UserError("eval.images: mnist5k is always used whole")
         reader.records = random_part(reader.records, images)
     sampler = EvalSampler(len(reader.records), batch_size=batch_size, rank=rank, world_size=world_size)
-    return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size))
+    return EvalLoader(cfg, reader, sampler, EvalTransform(cfg, img_size), device)
 
 
 def _assumed_outputs(cfg: DataConfig, records: ImageList, count: int | None) -> tuple[list[str], str]:

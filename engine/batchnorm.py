@@ -86,24 +86,40 @@ class BatchNormStats:
         self.values: list[torch.Tensor] = [v for pair in values for v in pair if v is not None]
         self.counts: list[torch.Tensor] = [m.num_batches_tracked for m in layers if m.num_batches_tracked is not None]
         self._per_rank = any(not isinstance(m, SYNCHRONISED) for m in layers)
-        self._saved: list[torch.Tensor] = []
+        self._saved: list[torch.Tensor] = []  # values and counts, each as one tensor
 
     def snapshot(self) -> None:
         """Remember the values before a step."""
-        self._saved = [v.clone() for v in self.values + self.counts]
+        self._saved = self._flat()
 
     def restore(self) -> None:
-        """Undo what the forward passes since :meth:`snapshot` did: a batch that is not finite must leave no trace."""
+        """Undo what the forward passes since :meth:`snapshot` did."""
         if self._saved:
-            torch._foreach_copy_(self.values + self.counts, self._saved)
+            self._put(self._saved)
+
+    def settle(self, bad: torch.Tensor, world: World) -> None:
+        """End a step: average over the ranks, or put back where ``bad``, bool () on the statistics' device, says so.
+
+        A batch that is not finite must leave no trace, and the host need not know of it.
+        """
+        self.average(world)
+        self._put([torch.where(bad, before, now) for before, now in zip(self._saved, self._flat(), strict=True)])
 
     def average(self, world: World) -> None:
         """Replace each statistic by its mean over the ranks (no work where BN is synchronised)."""
         if world.size == 1 or not self._per_rank or not self.values:
             return
-        flat = world.total(torch.cat([v.reshape(-1) for v in self.values])) / world.size
-        parts = flat.split([v.numel() for v in self.values])
-        torch._foreach_copy_(self.values, [p.view_as(v) for p, v in zip(parts, self.values, strict=True)])
+        values, *counts = self._flat()
+        self._put([world.total(values) / world.size, *counts])
+
+    def _flat(self) -> list[torch.Tensor]:
+        return [torch.cat([v.reshape(-1) for v in group]) for group in (self.values, self.counts) if group]
+
+    def _put(self, flat: list[torch.Tensor]) -> None:
+        groups = [group for group in (self.values, self.counts) if group]
+        for group, together in zip(groups, flat, strict=True):
+            parts = together.split([v.numel() for v in group])
+            torch._foreach_copy_(group, [part.view_as(v) for part, v in zip(parts, group, strict=True)])
 
 
 def batch_warning(model: nn.Module, per_rank: int, world: World, recipe: int | None) -> str | None:

@@ -136,6 +136,7 @@ def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader
             rank=world.rank,
             world_size=world.size,
             seed=config.train.seed,
+            device=world.device,
         )
     given, there = config.model.num_classes, train.num_classes
     if given != there and not (train.records.numbered and given > there):  # numbers may end before the classes do
@@ -172,6 +173,7 @@ def build_evaluation_loader(config: Config, world: World, classes: list[str] | N
             outputs=classes,
             num_outputs=config.model.num_classes,
             images=config.eval.images,
+            device=world.device,
         )
     _say_turned(loader, config, world)
     if loader.empty_classes:

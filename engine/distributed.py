@@ -1,7 +1,7 @@
 """One process or many: plain ``python`` is a world of one, ``torchrun`` any number of ranks.
 
-CPU tensors travel by gloo and CUDA tensors by NCCL, in one process group. Small decisions (stop, skip, fail) travel as
-CPU integers, so that they never wait for a GPU kernel.
+CPU tensors travel by gloo and CUDA tensors by NCCL, in one process group. Small decisions (stop, fail) travel as CPU
+integers, so that they never wait for a GPU kernel; whether a step is skipped stays on the device.
 """
 
 import os

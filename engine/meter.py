@@ -29,14 +29,17 @@ class Meter:
         self._seconds = self._data = 0.0
         self._last: StepResult | None = None
 
-    def add(self, result: StepResult, seconds: float, data_seconds: float) -> None:
-        """Count one step of ``seconds``, of which ``data_seconds`` were spent waiting for the loader."""
+    def add(self, result: StepResult) -> None:
+        """Count what one step did."""
         if result.taken:
             self._losses.append(result.loss)
+        self._last = result
+
+    def spend(self, seconds: float, data_seconds: float) -> None:
+        """Count the ``seconds`` of one step, of which ``data_seconds`` were spent waiting for the loader."""
         self._steps += 1
         self._seconds += seconds
         self._data += data_seconds
-        self._last = result
 
     def report(self, step: int, epoch: int, left: int) -> StepRecord:
         """Means over the steps since the last report, then begin anew. ``left`` steps are still to do.

@@ -48,8 +48,10 @@ class _Watch:
             handle.remove()
 
 
-def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> Findings:
-    """Run a step's forward and backward passes again, without an update, and say where they go wrong.
+def diagnose(
+    state: TrainState, step: int, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World
+) -> Findings:
+    """Run the forward and backward passes of a step again, without an update, and say where they go wrong.
 
     All ranks must call this together, because synchronised BN talks in the forward pass.
 
@@ -63,7 +65,7 @@ def diagnose(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Train
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled code would not call the hooks
             for part, batch in enumerate(batches):
-                torch.manual_seed(hash64(train.seed, state.progress.step, part, world.rank))
+                torch.manual_seed(hash64(train.seed, step, part, world.rank))
                 loss = batch_loss(state, batch, mix, train, world)
                 state.scaler.scale(loss / len(batches)).backward()
                 losses.append(float(loss.detach()))

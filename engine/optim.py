@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -11,6 +11,10 @@ from torch import nn
 from engine.schema import TrainConfig
 from engine.weights import classifier_names
 from models.errors import UserError, hint
+
+# Their fused kernels leave weights, moments and step count alone where `found_inf` is set. SGD's do so, too, but begin
+# with a momentum that nobody has written if the first step is skipped.
+OBEDIENT = (torch.optim.Adam, torch.optim.AdamW)
 
 
 def rate_scale(train: TrainConfig) -> float:
@@ -33,6 +37,9 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
         raise UserError(f"train.optimizer: {train.optimizer} is unknown; {hint(train.optimizer, names)}")
     own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
     arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
+    kind = get_optimizer_class(train.optimizer.lower(), bind_defaults=False)
+    if kind in OBEDIENT and next(model.parameters()).is_cuda and not {"foreach", "differentiable"} & arguments.keys():
+        arguments.setdefault("fused", True)
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -118,3 +125,18 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
     """The rate of the schedule, without what layer-wise decay and the classifier's scale make of it."""
     nearest = min(optimizer.param_groups, key=lambda group: abs(group.get("lr_scale", 1.0) - 1.0))
     return nearest["lr"] / nearest.get("lr_scale", 1.0)
+
+
+def obeys_flag(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether :func:`step_unless` can be used."""
+    return isinstance(optimizer, OBEDIENT) and all(group.get("fused") for group in optimizer.param_groups)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
+    """A step that leaves no trace where ``skip``, bool () on the device, is true; the host does not look at it.
+
+    This is the protocol between torch's GradScaler and its fused optimisers.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]

@@ -3,6 +3,9 @@
 Exact resume rests on three rules kept here: the learning rate is a function of the step number; all randomness inside
 the model (stochastic depth, dropout) is seeded anew for each part of a step from (seed, step, part, rank); and the
 batches are a function of (seed, epoch, position).
+
+Nothing here waits for the device, so that the host can prepare the next step meanwhile: whether a step is taken is
+decided on the device, and its numbers are read later (:mod:`engine.reader`).
 """
 
 import contextlib
@@ -11,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from timm.loss import SoftTargetCrossEntropy
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from data import Batch
 from data.rng import hash64
 from engine.distributed import World
-from engine.optim import learning_rate
+from engine.optim import learning_rate, obeys_flag, step_unless
+from engine.readback import Readback
 from engine.schema import TrainConfig
 from engine.state import TrainState
 
@@ -29,6 +34,7 @@ SMALLEST_SCALE = 1.0  # fp16 gradients that overflow below it are not a matter o
 class StepResult:
     """What one step did. Loss and gradient norm (before clipping) are those of the whole batch over all ranks."""
 
+    number: int  # counted from 0
     loss: float
     grad_norm: float
     lr: float
@@ -36,7 +42,27 @@ class StepResult:
     bad: bool  # loss or gradient is not finite, and not only by the scale of fp16
 
 
-def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> StepResult:
+class PendingStep:
+    """A step that the device may still work on.
+
+    Args:
+        values: float64 (5,) on the device: the sum of the ranks' losses; how many ranks have a loss, and how many a
+            gradient norm, that is not finite; this rank's norm; the scale of fp16, 0 without it.
+    """
+
+    def __init__(self, number: int, lr: float, values: Tensor, ranks: int) -> None:
+        self._number, self._lr, self._ranks = number, lr, ranks
+        self._values = Readback(values)
+
+    def read(self) -> StepResult:
+        """What it did; waits until the device has done it."""
+        loss_sum, loss_bad, norm_bad, norm, scale = self._values.values()
+        skipped = bool(loss_bad or norm_bad)
+        bad = skipped and not (not loss_bad and scale > SMALLEST_SCALE)
+        return StepResult(self._number, loss_sum / self._ranks, norm, self._lr, not skipped, bad)
+
+
+def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: TrainConfig, world: World) -> PendingStep:
     """Forward and backward of each part of the batch, then one update that all ranks take or all skip.
 
     Args:
@@ -56,25 +82,39 @@ def train_step(state: TrainState, batches: Sequence[Batch], mix: Mix, train: Tra
         losses.append(loss.detach())
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_grad or float("inf"))
-    loss_value, norm_value = torch.stack([torch.stack(losses).float().mean(), norm.float()]).tolist()
 
-    lr = learning_rate(state.optimizer)
+    loss = torch.stack(losses).float().mean()
     # One sum tells all ranks the loss of the whole batch and whether any rank must not take the step.
-    own = [loss_value, not _finite(loss_value), not _finite(norm_value)]
-    loss_sum, loss_bad, norm_bad = world.total(torch.tensor(own, dtype=torch.float64)).tolist()
-    too_large_scale = norm_bad and not loss_bad and state.scaler.is_enabled()
-    bad = bool(loss_bad or norm_bad) and not (too_large_scale and state.scaler.get_scale() > SMALLEST_SCALE)
-    taken = not (loss_bad or norm_bad)
-    if taken:
-        state.scaler.step(state.optimizer)
-        state.statistics.average(world)
-        if state.ema is not None:
-            state.ema.update(state.model, step=number + 1)
-    else:
-        state.statistics.restore()
+    own = torch.stack([loss, ~torch.isfinite(loss), ~torch.isfinite(norm)]).double()
+    sums = world.total(own)
+    scale = state.scaler.scale(torch.ones_like(norm)) if state.scaler.is_enabled() else torch.zeros_like(norm)
+    step = PendingStep(number, learning_rate(state.optimizer), torch.cat([sums, norm[None], scale[None]]), world.size)
+    _update(state, sums[1:].sum() > 0, number, world)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss_sum / world.size, norm_value, lr, taken, bad)
+    return step
+
+
+def _update(state: TrainState, bad: Tensor, number: int, world: World) -> None:
+    """Change weights, statistics and average, or none of them where ``bad``, bool () on the device, says so."""
+    if obeys_flag(state.optimizer):
+        step_unless(state.optimizer, bad)
+    elif not bad:  # the host has to know: it waits for the device here
+        state.optimizer.step()
+    state.statistics.settle(bad, world)
+    if state.ema is not None:
+        _average_weights(state, state.ema, bad, number)
+
+
+def _average_weights(state: TrainState, ema: ModelEmaV3, bad: Tensor, number: int) -> None:
+    """timm's update of the average, with a weight that the device decides on: of a skipped step nothing is added."""
+    weight = torch.where(bad, 0.0, 1.0 - ema.get_decay(number + 1))
+    pairs = list(zip(ema.module.state_dict().values(), state.model.state_dict().values(), strict=True))
+    averaged = [(own, new) for own, new in pairs if own.is_floating_point()]
+    torch._foreach_lerp_([own for own, _ in averaged], [new for _, new in averaged], [weight] * len(averaged))
+    for own, new in pairs:
+        if not own.is_floating_point():
+            own.copy_(new)
 
 
 def batch_loss(state: TrainState, batch: Batch, mix: Mix, train: TrainConfig, world: World) -> Tensor:
@@ -102,7 +142,3 @@ def _gradients_travel(state: TrainState, last: bool) -> contextlib.AbstractConte
     """Sum gradients over the ranks only once per step, in the backward pass of the last part."""
     no_sync = getattr(state.network, "no_sync", None)
     return contextlib.nullcontext() if last or no_sync is None else no_sync()
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from data import Batch, build_mixup
 from engine import runfolder, signals
@@ -36,6 +36,7 @@ from engine.nonfinite import diagnose, write_dump
 from engine.optim import effective_rates
 from engine.outputs import OutputWriter
 from engine.patience import reason_to_end
+from engine.reader import BEHIND, StepReader
 from engine.records import EpochRecord, RunResult, StepRecord, read_run
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
@@ -83,6 +84,7 @@ class Trainer:
             checkpoints if world.is_main else None, config.train.save_every, self.state.progress.step
         )
         self.meter = Meter(config.train.batch_size, world)
+        self.reader = StepReader(self.state.progress, self.meter, config.train.max_bad_steps, self._give_up)
         self._open_folder(checkpoints, notes)
 
     def _open_folder(self, checkpoints: CheckpointFolder, notes: list[str]) -> None:
@@ -168,16 +170,32 @@ class Trainer:
                 part = self._fetch(batches)
                 waited = time.perf_counter() - began
                 self.watchdog.at(f"step {progress.step}")
-                result = train_step(self.state, part, self.mix, self.config.train, self.world)
+                self.reader.add(train_step(self.state, part, self.mix, self.config.train, self.world), part)
+                self.reader.catch_up(0 if self._log_due() or self._save_due() else BEHIND)
                 seconds = time.perf_counter() - began
-                self.meter.add(result, seconds, waited)
+                self.meter.spend(seconds, waited)
                 progress.train_seconds += seconds
-                self._count(result, part)
+                if self._log_due():
+                    self._log_step()
+                if self._save_due():
+                    self.saver.save(self.state)
                 self.profiler.step()
-                speed = self.config.train.batch_size / seconds
-                bar.step(loss=f"{result.loss:.3f}", lr=f"{result.lr:.2e}", images_s=f"{speed:.0f}")
+                self._show(bar, self.config.train.batch_size / seconds)
         finally:
             bar.close()
+
+    def _log_due(self) -> bool:
+        return self.state.progress.step % self.config.train.log_every == 0
+
+    def _save_due(self) -> bool:
+        step = self.state.progress.step
+        return self.saver.due(step) or step % self.steps_per_epoch == 0
+
+    def _show(self, bar: Bar, speed: float) -> None:
+        """The bar shows the last step that has been read."""
+        result = self.reader.last
+        if result is not None:
+            bar.step(loss=f"{result.loss:.3f}", lr=f"{result.lr:.2e}", images_s=f"{speed:.0f}")
 
     def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
         """The micro-batches of a step; before it, all ranks agree that none wants to stop and none lacks data."""
@@ -197,6 +215,7 @@ class Trainer:
         return part
 
     def _stop(self) -> None:
+        self.reader.catch_up()
         self.saver.save(self.state)
         progress = self.state.progress
         names = [name for name in self.world.gather(self.stop.received) if name]
@@ -208,34 +227,17 @@ class Trainer:
             )
         raise RunStopped(f"stopped by {names[0]} after step {progress.step}; the same command goes on from there")
 
-    def _count(self, result: StepResult, batches: list[Batch]) -> None:
-        """Book a step: what it changed, whether to save, whether to log, whether to give up."""
-        progress, train = self.state.progress, self.config.train
-        if result.taken:
-            progress.loss_sum += result.loss
-            progress.loss_steps += 1
-        else:
-            progress.skipped += 1
-            LOG.warning("WARNING: step %d skipped: loss %g, gradient norm %g", progress.step, *_pair(result))
-        progress.bad_in_row = progress.bad_in_row + 1 if result.bad else 0
-        if progress.bad_in_row >= train.max_bad_steps:
-            self._give_up(batches)
-        progress.step += 1
-        if progress.step % train.log_every == 0:
-            self._log_step()
-        if self.saver.due(progress.step) or progress.step % self.steps_per_epoch == 0:
-            self.saver.save(self.state)
-
-    def _give_up(self, batches: list[Batch]) -> None:
+    def _give_up(self, last: StepResult, batches: list[Batch]) -> NoReturn:
         """Find the module that is not finite and end the run."""
-        findings = self.world.gather(diagnose(self.state, batches, self.mix, self.config.train, self.world))
+        found = diagnose(self.state, last.number, batches, self.mix, self.config.train, self.world)
+        findings = self.world.gather(found)
         named = next((f.first_bad for f in findings if f.first_bad), "nothing when the step is run again")
         where = ""
         if self.world.is_main:
-            where = f"; see {write_dump(self.config.output, self.state.progress.step, findings)}"
+            where = f"; see {write_dump(self.config.output, last.number, findings)}"
         raise TrainingFailed(
             f"loss or gradient was not finite in {self.state.progress.bad_in_row} steps in a row, last in step "
-            f"{self.state.progress.step}; first bad: {named}{where}"
+            f"{last.number}; first bad: {named}{where}"
         )
 
     def _log_step(self) -> None:
@@ -310,13 +312,6 @@ class Trainer:
         if self.records is not None and self.trackers is not None:
             self.records.write(record)
             self.trackers.write(record)
-
-
-def _pair(result: StepResult) -> tuple[float, float]:
-    return result.loss, result.grad_norm
-
-
-LOG = logging.getLogger(__name__)
 
 
 def train(config: Config) -> RunResult:

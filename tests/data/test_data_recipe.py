@@ -21,6 +21,7 @@ from data.errors import CorruptImageError
 from data.randaugment import _FAST
 from data.sampler import BatchKey
 from data.transforms import EvalTransform, TrainTransform
+from data.upload import Upload
 
 EXACT = DataConfig(fast_decode=False)
 
@@ -56,7 +57,7 @@ def ours(cfg: DataConfig, path: Path, size: int, seed: int) -> torch.Tensor:
     key = BatchKey(0, 0, 0, np.zeros(1, np.int64), np.zeros(1, np.int64))
     pixels = torch.from_numpy(np.array(sample.pixels[None]))
     raw = RawBatch(key, [0], boxes, noise, pixels=pixels)
-    return Normalizer(cfg.mean, cfg.std, pin_memory=False)(raw).images[0]
+    return Normalizer(cfg.mean, cfg.std, Upload(torch.device("cpu"), pin_memory=False))(raw).images[0]
 
 
 def swin_transform(size: int):

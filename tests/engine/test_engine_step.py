@@ -75,7 +75,7 @@ def test_steps_equal_plain_torch(parts):
     other = torch.optim.AdamW(groups, lr=1.0)
     for step in range(3):
         batches = make_batches(parts, 8 // parts, seed=step)
-        result = train_step(state, batches, mix_of(config), config.train, WORLD)
+        result = train_step(state, batches, mix_of(config), config.train, WORLD).read()
         state.progress.step += 1
         images, targets = torch.cat([b.images for b in batches]), torch.cat([b.targets for b in batches])
         loss = LabelSmoothingCrossEntropy(0.1)(plain(images), targets)
@@ -118,30 +118,31 @@ def test_half_precision_learns(precision):
     state, batches = make_state(config, "dw_conv_nano"), make_batches(1, 8)
     losses = []
     for _ in range(8):
-        losses.append(train_step(state, batches, mix_of(config), config.train, WORLD).loss)
+        losses.append(train_step(state, batches, mix_of(config), config.train, WORLD).read().loss)
         state.progress.step += 1
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in state.model.parameters())
     assert state.scaler.is_enabled() == (precision == "fp16")
 
 
+@pytest.mark.parametrize("fused", [False, True])  # true: the device decides, and the host does not know
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_batch_that_is_not_finite_leaves_no_trace(precision):
-    config = make_config(precision=precision, ema_decay=0.9)
+def test_a_batch_that_is_not_finite_leaves_no_trace(precision, fused):
+    config = make_config(precision=precision, ema_decay=0.9, optimizer_args={"fused": fused})
     state, batches = make_state(config, "dw_conv_nano"), make_batches(1, 8)
     train_step(state, batches, mix_of(config), config.train, WORLD)
     state.progress.step += 1
     saved = copy.deepcopy(state.to_save())
     (bad,) = make_batches(1, 8)
     bad.images[3, 0, 0, 0] = float("inf")
-    result = train_step(state, [bad], mix_of(config), config.train, WORLD)
+    result = train_step(state, [bad], mix_of(config), config.train, WORLD).read()
     assert result.bad and not result.taken
     after = state.to_save()
     for part in ("model", "ema"):
         assert all(torch.equal(after[part][k], v) for k, v in saved[part].items())
     for key, moments in saved["optimizer"]["state"].items():
         assert all(torch.equal(after["optimizer"]["state"][key][k], v) for k, v in moments.items())
-    assert train_step(state, batches, mix_of(config), config.train, WORLD).taken
+    assert train_step(state, batches, mix_of(config), config.train, WORLD).read().taken
 
 
 def test_overflow_of_fp16_gradients_is_not_a_fault():
@@ -149,7 +150,7 @@ def test_overflow_of_fp16_gradients_is_not_a_fault():
     config = make_config(precision="fp16")
     state, batches = make_state(config), make_batches(1, 8)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    result = train_step(state, batches, mix_of(config), config.train, WORLD)
+    result = train_step(state, batches, mix_of(config), config.train, WORLD).read()
     assert not result.taken and not result.bad
     assert state.scaler.get_scale() == 2.0**39
 
@@ -166,7 +167,7 @@ def test_randomness_is_a_function_of_the_step():
         state.restore(copy.deepcopy(saved))
         state.progress.step = step
         torch.rand(noise)
-        return train_step(state, make_batches(1, 8), mix_of(config), config.train, WORLD).loss
+        return train_step(state, make_batches(1, 8), mix_of(config), config.train, WORLD).read().loss
 
     assert loss_at(3, 0) == loss_at(3, 17)
     assert loss_at(3, 0) != loss_at(4, 0)
