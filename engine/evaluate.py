@@ -54,6 +54,7 @@ class Accuracy:
         return 100.0 * self.correct5 / max(1, self.images)
 
 
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     loader: EvalLoader,

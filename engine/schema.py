@@ -71,7 +71,7 @@ class TrainConfig(Section):
     )
     sync_bn: bool = Field(default=False, description="batch statistics over all ranks")
     channels_last: bool = Field(default=False, description="images and convolutions in NHWC memory")
-    compile: bool = Field(default=False, description="train the model compiled by torch.compile")
+    compile: bool = Field(default=False, description="train by torch.compile; evaluation is not compiled")
     bn_batch: Positive | None = Field(
         default=128, description="images behind a batch statistic in the recipe; null: any"
     )

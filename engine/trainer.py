@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
+import torch
+
 from data import Batch, build_mixup
 from engine import runfolder, signals
 from engine.batchnorm import batch_warning
@@ -283,11 +285,14 @@ class Trainer:
 
     def _evaluate(self) -> Accuracy:
         model = self.state.best_weights(self.config.eval.ema)
+        how = self.config.eval.precision
         try:
-            how = self.config.eval.precision
-            return evaluate(
-                model, self.eval_loader, self.metric, self.world, self.config.train, self.stop, self.watchdog.at, how
-            )
+            # What is compiled is the training pass; evaluating by it would compile everything again for the other mode.
+            with torch.compiler.set_stance("force_eager"):
+                return evaluate(
+                    *(model, self.eval_loader, self.metric, self.world, self.config.train),
+                    *(self.stop, self.watchdog.at, how),
+                )
         except RunStopped:
             self._stop()
             raise

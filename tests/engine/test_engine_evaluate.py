@@ -95,6 +95,15 @@ def test_mode_of_the_model_is_given_back():
     assert model.training
 
 
+def test_nothing_is_kept_for_gradients():
+    kept = []
+    model = Lookup()
+    model.table.requires_grad_()
+    model.register_forward_hook(lambda module, inputs, logits: kept.append(logits.requires_grad))
+    evaluate(model, Numbers(5), TopKAccuracy(), ALONE, TrainConfig())
+    assert kept == [False, False]
+
+
 def test_fewer_than_five_classes():
     loader = Numbers(7, classes=3)
     found = evaluate(Lookup(3), loader, TopKAccuracy(), ALONE, TrainConfig())

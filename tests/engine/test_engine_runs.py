@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from engine.weights import file_hash
+from tests.faults.inject import Injection
 from tests.faults.trials import load_suite, try_fault
 
 SHORT = [item for item in load_suite() if item.short]
@@ -135,6 +136,16 @@ def test_sync_bn_on_two_ranks_resumes_exactly(small_runs):
     run.signal(signal.SIGKILL)
     run.wait()
     assert small_runs.finish(output, ["train.sync_bn=true"], 2) == small_runs.reference(["train.sync_bn=true"], 2)
+
+
+def test_a_compiled_run_compiles_once(small_runs):
+    """Evaluation between and after the epochs, at another batch size and without gradients, adds no graph."""
+    output = small_runs.folder()
+    graphs = output.with_name("graphs.txt")
+    count = Injection("count_graphs", None, {"path": str(graphs)})
+    (ended,) = small_runs.start(output, ["train.compile=true", "train.ema_decay=null"], faults=[count]).wait()
+    assert ended.status == 0 and "epoch 3/3  top-1" in ended.text, ended.text
+    assert graphs.read_text() == "training\n"
 
 
 def test_profile_writes_a_trace(small_runs):

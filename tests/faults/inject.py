@@ -166,6 +166,20 @@ def slow_start(seconds: float) -> None:
     trainer.plain_model = plain_model
 
 
+def count_graphs(path: str) -> None:
+    """Compile to nothing, and write a line for every graph: what it is traced for, training or evaluation."""
+    import torch
+
+    original = torch.nn.Module.compile
+
+    def backend(graph: Any, examples: Any) -> Any:
+        with Path(path).open("a") as file:
+            file.write("training\n" if torch.is_grad_enabled() else "evaluation\n")
+        return graph.forward
+
+    torch.nn.Module.compile = lambda self: original(self, backend=backend)  # type: ignore[method-assign]
+
+
 def _change_batches(change: Callable[[int, Any], Any]) -> None:
     import data
 
@@ -182,6 +196,6 @@ FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         *(kill_in_write, refuse_writes, poison_images, stall_loader, fail_loader),
-        *(record_samples, infinite_layer, slow_evaluation, slow_start),
+        *(record_samples, infinite_layer, slow_evaluation, slow_start, count_graphs),
     )
 }
