@@ -27,8 +27,10 @@ def weigh(mix: Mix, given: Weights, loader: TrainLoader) -> Mix:
     weights = weights_of(given, loader.classes, loader.records.labels)
 
     def weighed(images: Tensor, targets: Tensor, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        nonlocal weights
         images, soft = mix(images, targets, key)
-        return images, soft * weights.to(soft)
+        weights = weights.to(soft)  # goes to the device once
+        return images, soft * weights
 
     return weighed
 
