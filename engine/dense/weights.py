@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -44,10 +43,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             return {"state_dict": load_file(path)}
         with torch.serialization.safe_globals(_PLAIN):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+    except Exception as error:  # an unpickler of bytes that are no pickle ends in any of them
         # torch's advice on loading unsafely is of no use here; what it found is.
         found = re.search(r"(Unsupported \w+: \S+ \S+|getattr of \S+)", str(error))
-        reason = found[0] if found else str(error).splitlines()[0]
+        reason = found[0] if found else (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as weights ({reason})") from error
     return content if "state_dict" in content else {"state_dict": content.get("model", content)}
 

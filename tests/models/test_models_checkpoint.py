@@ -1,8 +1,11 @@
 """Loading across windows, input sizes and class counts (section 3.4, Table 5), and refusing everything else."""
 
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,7 +150,8 @@ def test_unreadable_and_malicious_files_are_refused_by_name(tmp_path: Path) -> N
     torch.save({"model": {"w": torch.zeros(2), "v": _Payload(marker)}}, tmp_path / "evil2.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    for name in ("evil.pth", "evil2.pth", "cut.safetensors", "empty.pth", "none.pth"):
+    (tmp_path / "text.pth").write_text("a file of words: torch's reader runs into an empty stack")
+    for name in ("evil.pth", "evil2.pth", "cut.safetensors", "empty.pth", "none.pth", "text.pth"):
         with pytest.raises(UserError, match=name):
             read_weights(tmp_path / name)
     assert not marker.exists()
@@ -160,3 +164,19 @@ def test_pickled_checkpoints_are_unwrapped(tmp_path: Path) -> None:
                tmp_path / "det.pth")  # fmt: skip
     for name in ("cls.pth", "det.pth"):
         assert read_weights(tmp_path / name).keys() == weights.keys()
+
+
+def test_checkpoints_of_swins_script_hold_settings_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`save_checkpoint` of Swin and of the authors: config of yacs, accuracy, the state of optimiser and schedule."""
+    yacs = ModuleType("yacs.config")
+    CfgNode = yacs.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    monkeypatch.setitem(sys.modules, "yacs", ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", yacs)
+    settings = CfgNode(MODEL=CfgNode(NAME="dwnet", DEPTHS=[2, 2]), AMP="O1")
+    settings.__dict__.update(__immutable__=True, __deprecated_keys__=set(), __renamed_keys__={}, __new_allowed__=False)
+    weights = {"layers.0.weight": torch.ones(2)}
+    rest = {"max_accuracy": np.float64(81.2), "epoch": 299, "optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}}
+    torch.save({"model": weights, "config": settings, **rest}, tmp_path / "ckpt_epoch_299.pth")
+    for name in ("yacs", "yacs.config"):
+        monkeypatch.delitem(sys.modules, name)
+    assert read_weights(tmp_path / "ckpt_epoch_299.pth").keys() == weights.keys()

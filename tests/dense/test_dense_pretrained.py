@@ -1,0 +1,80 @@
+"""Dense backbones start from released weights by the model's name; a path stays a path."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.dense.arguments import load_mm_config
+from engine.dense.launch import _set_pretrained, build_runner
+from models.checkpoint import convert_state
+from models.errors import UserError
+from models.mm import ZooBackbone
+from models.released import RELEASES
+from tests.released_weights import NANO, save_as_released
+
+pytestmark = pytest.mark.dense
+ROOT = Path(__file__).resolve().parents[2]
+DETECTION = str(ROOT / "detection/configs/mask-rcnn_dw-conv-nano_fpn_scenes.py")
+SEGMENTATION = str(ROOT / "segmentation/configs/upernet_dw-conv-nano_scenes.py")
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """A nano model as one more release, on a mirror; its weights under this project's names."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("LOCALMIXER_MIRROR", str(tmp_path))
+    monkeypatch.setitem(RELEASES, (NANO.model, NANO.task), NANO)
+    return convert_state(save_as_released(tmp_path / NANO.file))
+
+
+def assert_starts_from(backbone: ZooBackbone, weights: dict[str, torch.Tensor]) -> None:
+    own = backbone.state_dict()
+    body = {key for key in weights if key.startswith(("stages.", "patch_embed."))}
+    assert body == {key for key in own if key.startswith(("stages.", "patch_embed."))}
+    assert all(torch.equal(own[key], weights[key]) for key in body)
+
+
+def pretrained(checkpoint: str) -> dict[str, str]:
+    return {"type": "Pretrained", "checkpoint": checkpoint}
+
+
+def test_a_name_and_a_path(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for start in ("dw_conv_nano", str(tmp_path / NANO.file)):
+        backbone = ZooBackbone("dw_conv_nano", init_cfg=pretrained(start))
+        backbone.init_weights()
+        assert_starts_from(backbone, weights)
+    monkeypatch.chdir(tmp_path)
+    Path("dw_conv_nano").write_text("a file of this name is meant as a file")
+    with pytest.raises(UserError, match=r"init_cfg.checkpoint dw_conv_nano: .*cannot be read as weights"):
+        ZooBackbone("dw_conv_nano", init_cfg=pretrained("dw_conv_nano")).init_weights()
+
+
+def test_the_option_of_a_training(weights, tmp_path: Path) -> None:
+    """`--pretrained NAME`, up to the runner's own start: the weights are in the segmentor's backbone."""
+    config = load_mm_config(SEGMENTATION, {})
+    _set_pretrained(config, "dw_conv_nano")
+    assert (tmp_path / "torch/hub/checkpoints" / NANO.file).is_file()  # fetched before the training begins
+    config.work_dir = str(tmp_path / "work")
+    runner = build_runner(config)
+    runner.model.init_weights()
+    assert_starts_from(runner.model.backbone, weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("i_dynamic_tiny", "i_dynamic_tiny: no weights of I-Dynamic were ever released"),
+        ("dw_conv_tni", "init_cfg.checkpoint dw_conv_tni: no such file; .*released ones by the model's name"),
+    ],
+)
+def test_what_cannot_be_started_from(given: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        _set_pretrained(load_mm_config(DETECTION, {}), given)
+
+
+def test_weights_of_another_model_say_so(weights, tmp_path: Path) -> None:
+    save_as_released(tmp_path / "swin.pth", "swin")
+    words = "swin.pth: .*the weights are of swin_nano, the model is dw_conv_nano"
+    with pytest.raises(UserError, match=words):
+        ZooBackbone("dw_conv_nano", init_cfg=pretrained(str(tmp_path / "swin.pth"))).init_weights()
