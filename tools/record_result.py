@@ -4,7 +4,7 @@ RUN is the folder of a finished training, of a classifier, detector or segmentor
 weights must be the ones that its record names. `--evaluation FILE` takes the JSON line that eval_cls.py (with
 `--config CONFIG`, the row's), detection/test.py or segmentation/test.py printed, for weights from elsewhere or other
 labels. `--speed REPORT.json` takes the inference speeds of a report of benchmarks/speed.py. Nothing else writes
-configs/tables/results.yaml.
+configs/tables/results.yaml; `--dry-run` shows what would be added to it.
 """
 
 import argparse
@@ -22,12 +22,17 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("run", nargs="?", type=Path, help="folder of a finished training")
     what.add_argument("--evaluation", type=Path, metavar="FILE", help="the JSON line of an evaluation")
     what.add_argument("--speed", type=Path, metavar="REPORT.json", help="report of benchmarks/speed.py")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the records and where they would go; write nothing"
+    )
     parser.add_argument("--config", help="the row's config, with an evaluation by eval_cls.py")
     return parser
 
 
 if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
+
+import yaml
 
 from models.errors import UserError
 from tools.tables.recording import of_evaluation, of_run, of_speed
@@ -44,6 +49,10 @@ def main() -> None:
         records = of_speed(args.speed)
     else:
         records = [of_run(args.run) if args.run else of_evaluation(args.evaluation, args.config)]
+    if args.dry_run:
+        shown_records = yaml.safe_dump([record.model_dump(exclude_none=True) for record in records], sort_keys=False)
+        print(f"{shown_records}would be added to {shown(TABLES / RESULTS)}; nothing is written")
+        return
     for record in records:
         added = add_record(record)
         print(

@@ -30,19 +30,38 @@ def test_all_commands_are_found() -> None:
     assert len(COMMANDS) > 18 and {"train_cls.py", "eval_cls.py", "tools/model_cost.py"} <= set(COMMANDS)
 
 
+def written() -> dict[str, int]:
+    """When each file was last written that a command of this project keeps in the checkout."""
+    files = (path for folder in ("benchmarks", "configs", "docs") for path in (ROOT / folder).rglob("*"))
+    return {str(path): path.stat().st_mtime_ns for path in files if path.suffix in (".json", ".md", ".yaml", ".png")}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(command: str) -> None:
     """What takes seconds is torch; without it a help text takes a tenth of one."""
+    before = written()
     done = call(command, "--help")
     assert done.returncode == 0 and done.stdout.startswith("usage: ")
     assert done.stderr.endswith("LIGHT\n")
+    assert written() == before
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_argument_is_refused(command: str) -> None:
+    before = written()
     done = call(command, "--no-such-argument")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--no-such-argument" in done.stderr or "required" in done.stderr
+    assert written() == before
+
+
+def test_what_writes_says_no_to_help_in_any_place() -> None:
+    """`--help` behind the option that counts and writes for minutes, and a result without a run."""
+    before = written()
+    assert call("tools/model_cost.py", "--write-dense", "--help").returncode == 0
+    assert call("tools/record_result.py", "runs/none", "--help").returncode == 0
+    assert call("tools/record_result.py").returncode == 2
+    assert written() == before
 
 
 @pytest.mark.parametrize("command", COMMANDS)

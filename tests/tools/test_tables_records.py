@@ -73,6 +73,14 @@ def test_a_run_is_recorded_once_with_its_provenance(monkeypatch, capsys, tables:
     assert record.checkpoint_sha256 == file_hash(finished / "last.safetensors")
 
 
+def test_a_dry_run_shows_the_record_and_writes_nothing(monkeypatch, capsys, tables: Path, finished: Path) -> None:
+    before = {path: path.read_bytes() for path in tables.rglob("*") if path.is_file()}
+    assert run(monkeypatch, str(finished), "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "kind: trained" in said and "top1: " in said and "results.yaml; nothing is written" in said
+    assert {path: path.read_bytes() for path in tables.rglob("*") if path.is_file()} == before
+
+
 def test_weights_that_are_not_the_runs_are_refused(monkeypatch, capsys, tables: Path, finished: Path) -> None:
     (finished / "last.safetensors").write_bytes(b"other weights")
     err = refused(monkeypatch, capsys, str(finished))
