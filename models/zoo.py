@@ -90,7 +90,7 @@ def released_file(name: str, overrides: Mapping[str, Any]) -> Path:
     from .download import fetch  # it locks files, which Windows cannot; models without weights work there
 
     release = released(name)
-    plain = {key: parameter.default for key, parameter in signature(_CLASSES[name]).parameters.items()}
+    plain = defaults(name)
     for key, value in (("norm", mixer_class(plain["mixer"]).default_norm), ("mixer_args", {"window_pad": True})):
         if overrides.get(key) in (value, {}):  # another way to say the same parameters
             plain[key] = overrides[key]
@@ -154,9 +154,14 @@ def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> nn
     return timm.create_model(name, pretrained=pretrained, **overrides)
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """What the named model gives to its constructor, by argument; callers override it."""
+    return {key: parameter.default for key, parameter in signature(_CLASSES[name]).parameters.items()}
+
+
 def takes(name: str, argument: str) -> bool:
     """Whether the constructor of a model of the zoo takes an argument."""
-    return name in _CLASSES and argument in signature(_CLASSES[name]).parameters
+    return name in _CLASSES and argument in defaults(name)
 
 
 def _check_overrides(name: str, overrides: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ if __name__ == "__main__":
 from engine.errors import EXIT_FAILURE
 from models.errors import UserError, hint
 from tools.sweeps import report
-from tools.tables import questions
+from tools.tables import model_list, questions
 from tools.tables import render as pages
 from tools.tables.entries import TableEntry, build_entries, load_entries
 from tools.tables.render import as_markdown, as_text
@@ -70,6 +70,8 @@ def generators() -> dict[str, pages.Generator]:
         "table": table,
         "zoo": lambda folder: pages.zoo_table(list(tables.values()), records, folder),
         "sweep": lambda name: report.as_markdown(ROOT / name),
+        "models": lambda which: pages.markdown_table(model_list.table(which)),
+        "weights": lambda family: pages.markdown_table(model_list.weights_table(family, list(tables.values()))),
         "questions": lambda name: questions.as_markdown(ROOT / name, list(tables.values())),
     }
 

@@ -37,7 +37,8 @@ def named(config: str) -> list[str]:
 def test_every_proof_of_our_models_holds(config: str) -> None:
     """The comparison models are counted by the test of `make_tables --check`, which covers all rows."""
     proof = EXPECTED_COSTS[config]
-    params, macs = count(config, proof.counter)
+    cost = count(config, proof.counter)
+    params, macs = cost.params, cost.macs
     for quantity, number in proof.expected().items():
         assert number.agrees({"params": params, "flops": macs}[quantity]), (quantity, params, macs)
 

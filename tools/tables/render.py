@@ -149,6 +149,11 @@ def markdown_row(line: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
 
 
+def markdown_table(lines: list[list[str]]) -> str:
+    """A Markdown table, its header first."""
+    return "\n".join(markdown_row(line) for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
 BLOCK = re.compile(r"<!-- generated: (?P<kind>\w+) (?P<name>\S+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
 OPENING = re.compile(r"<!-- generated:[^\n]*")
 Generator = Callable[[str], str]
@@ -214,8 +219,7 @@ ZOO_HEADER = ["model", "parameters", "MACs, torch counter", "paper's counter", "
 def zoo_table(tables: list[Table], records: list[Record], folder: str) -> str:
     """One row for each config of ``folder`` (such as ``configs/imagenet``), family by family, the smaller first."""
     paths = [path for family in FAMILIES for path in sorted((ROOT / folder).glob(f"{family}_*.yaml"), reverse=True)]
-    rows = [row_of(tables, records, f"{folder}/{path.name}") for path in paths]
-    return "\n".join(markdown_row(line) for line in [ZOO_HEADER, ["---"] * len(ZOO_HEADER), *rows])
+    return markdown_table([ZOO_HEADER, *(row_of(tables, records, f"{folder}/{path.name}") for path in paths)])
 
 
 def row_of(tables: list[Table], records: list[Record], config: str) -> list[str]:
