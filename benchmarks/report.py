@@ -45,6 +45,9 @@ def group_table(result: dict[str, Any]) -> str:
     work = result["work"]
     step = "inference" if work["mode"] == "inference" else "training step"
     title = f"{step}, {work['dtype']}, batch {work['batch']}, {work['img_size']}x{work['img_size']}, {work['device']}"
+    first, peer = result["rows"][0]["model"], result["ratio_to"]
+    if peer is not None:
+        title += f"; ratios to {peer}" + ("" if peer == first else f", as {first} failed")
     lines = [["model", "images/s", "ms (middle half)", "ratio", "peak MB", "of GEMM"]]
     for row in result["rows"]:
         if "error" in row:
@@ -56,7 +59,7 @@ def group_table(result: dict[str, Any]) -> str:
                 row["model"],
                 f"{row['images_per_second']:.1f}",
                 f"{row['milliseconds']:.1f} ({low:.1f}-{high:.1f})",
-                "-" if row["ratio"] is None else f"{row['ratio']:.2f}x",
+                f"{row['ratio']:.2f}x",
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['share_of_gemm']:.0%}",
             ]

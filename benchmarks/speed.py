@@ -1,8 +1,9 @@
 """Speed and memory of models side by side: ``python benchmarks/speed.py MODEL ... [--mode train] [--dtype bf16]``.
 
 MODEL is a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or a config file, with ``+fuse`` (models.fuse) or
-``+compile`` (torch.compile) behind it. Models take turns in one process; ratios are to the first. ``--suite standard``
-is the comparison of `make bench`, ``--suite gpu`` the one for a GPU; both write a file under benchmarks/.
+``+compile`` (torch.compile) behind it. Models take turns in one process; ratios are to the first
+that runs, which is named. ``--suite standard`` is the comparison of `make bench`, ``--suite gpu`` the one for a GPU;
+both write a file under benchmarks/.
 """
 
 import argparse
@@ -54,7 +55,10 @@ from models.errors import UserError
 
 
 def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int, deadline: float) -> dict[str, Any]:
-    """Build, warm up and time the models of a group; a model that fails has a row with its error."""
+    """Build, warm up and time the models of a group; a model that fails has a row with its error.
+
+    ``ratio_to`` names the model that ratios are to: the first, or the first that could be timed.
+    """
     steps: dict[str, Callable[[], object]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for spec in group.specs:
@@ -62,21 +66,22 @@ def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int,
             steps[spec.text] = step_of(build_model(spec, group.work), spec, group.work)
             steps[spec.text]()
             rows[spec.text] = {"peak_bytes": peak_memory(steps[spec.text], group.work.device)}
-        except (RuntimeError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # whatever stops one model, the others are compared
             steps.pop(spec.text, None)
-            rows[spec.text] = {"error": str(error).splitlines()[0]}
+            rows[spec.text] = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
         if time.monotonic() > deadline:
             break
     timings = interleaved(steps, group.work.device, rounds, deadline)
-    first = timings.get(group.specs[0].text)
+    peer = next(iter(timings), None)
     for spec in group.specs:
         row = rows.setdefault(spec.text, {"error": "not run: out of time"})
         if spec.text in timings:
-            row.update(_row(spec, group.work, timings[spec.text], first, ceiling))
-    return {"work": asdict(group.work), "rows": [{"model": spec.text, **rows[spec.text]} for spec in group.specs]}
+            row.update(_row(spec, group.work, timings[spec.text], timings[str(peer)], ceiling))
+    found = [{"model": spec.text, **rows[spec.text]} for spec in group.specs]
+    return {"work": asdict(group.work), "ratio_to": peer, "rows": found}
 
 
-def _row(spec: Spec, work: Work, timing: Timing, first: Timing | None, ceiling: dict[str, float]) -> dict[str, Any]:
+def _row(spec: Spec, work: Work, timing: Timing, peer: Timing, ceiling: dict[str, float]) -> dict[str, Any]:
     # A training step multiplies three times: forward, and for the gradients of both factors.
     flops = flops_of_image(spec, work) * work.batch * (3 if work.mode == "train" else 1)
     return {
@@ -84,7 +89,7 @@ def _row(spec: Spec, work: Work, timing: Timing, first: Timing | None, ceiling: 
         "milliseconds": timing.median * 1e3,
         "quarters": [timing.quarter * 1e3, timing.three_quarters * 1e3],
         "rounds": timing.rounds,
-        "ratio": None if first is None else first.median / timing.median,
+        "ratio": peer.median / timing.median,
         "share_of_gemm": flops / timing.median / 1e9 / ceiling[f"gemm_{work.dtype}"],
     }
 

@@ -11,7 +11,7 @@ OURS = [f"{family}_tiny" for family in FAMILIES]
 
 @dataclass(frozen=True)
 class TimingGroup:
-    """Models that are timed in turn; ratios are to the first."""
+    """Models that are timed in turn; ratios are to the first that runs."""
 
     work: Work
     specs: tuple[Spec, ...]

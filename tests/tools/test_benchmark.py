@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import loop, speed, suites
 from benchmarks.measure import interleaved, peak_memory
-from benchmarks.report import paper_accuracy
-from benchmarks.specs import Work, build_model, flops_of_image, parse_spec, size_of, step_of
+from benchmarks.report import group_table, paper_accuracy
+from benchmarks.specs import Spec, Work, build_model, flops_of_image, parse_spec, size_of, step_of
 from tools.text import aligned
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,35 @@ def test_bad_input_ends_with_status_two_and_one_line() -> None:
     if not torch.cuda.is_available():
         done = _run("--suite", "gpu")
         assert done.returncode == 2 and "no GPU" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_loop_is_measured_from_bytes_to_a_batch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--batch", "4", "--img-size", "32", "--rounds", "3"]
+    monkeypatch.setattr(sys, "argv", ["loop.py", *small])
+    loop.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "threads" in lines[0] and lines[1] == "batch 4, 32x32"
+    assert [line.split(",")[0] for line in lines[3:]] == ["floats", "bytes"] and "1.0x" in lines[3]
+    monkeypatch.setattr(sys, "argv", ["loop.py", "--batch", "0"])
+    assert loop.main() == 2 and "--batch: 0 is below 1" in capsys.readouterr().err
+
+
+def test_ratios_name_their_peer_when_the_first_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(spec: Spec, work: Work) -> torch.nn.Module:
+        if spec.name == "swin_nano":
+            raise ValueError("no such luck\nand more")
+        return build_model(spec, work)
+
+    monkeypatch.setattr(speed, "build_model", build)
+    models = suites.group(Work("inference", "fp32", 1, 32, "cpu"), ["swin_nano", "dw_conv_nano", "d_dw_conv_nano"])
+    found = speed.run_group(models, {"gemm_fp32": 1.0}, 2, time.monotonic() + 60)
+    failed, peer, other = found["rows"]
+    assert failed == {"model": "swin_nano", "error": "no such luck"} and found["ratio_to"] == "dw_conv_nano"
+    assert peer["ratio"] == 1 and other["ratio"] == pytest.approx(peer["milliseconds"] / other["milliseconds"])
+    title, _, first, *_ = group_table(found).splitlines()
+    assert title.endswith("; ratios to dw_conv_nano, as swin_nano failed") and "no such luck" in first
 
 
 def test_calls_take_turns_and_stop_in_time() -> None:
