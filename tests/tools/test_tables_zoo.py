@@ -15,12 +15,20 @@ def test_a_row_has_costs_of_both_counters_and_the_papers_accuracy() -> None:
         "4.3648 G",
         "81.8",
         "not run",
+        "none",
     ]
+
+
+def test_released_weights_are_linked() -> None:
+    host = "https://github.com/Atten4Vis/DemystifyLocalViT/releases/download/prerelease"
+    assert zoo.row_of(load_tables(), [], CONFIG.replace("i_dynamic", "dw_conv"))[-1] == (
+        f"[released]({host}/dwnet_tiny_224.pth)"
+    )
 
 
 def test_a_measured_accuracy_takes_the_place_of_not_run() -> None:
     record = Record.model_construct(config=CONFIG, task="classification", kind="trained", metrics={"top1": 81.5})
-    assert zoo.row_of(load_tables(), [record], CONFIG)[-1] == "81.50"
+    assert zoo.row_of(load_tables(), [record], CONFIG)[-2] == "81.50"
 
 
 def test_families_stand_in_order_with_the_smaller_model_first() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.files import write_atomic
 from models.errors import UserError, hint
+from models.released import RELEASES
 from models.zoo import FAMILIES
 from tools.tables.costs import count, row_config
 from tools.tables.entries import TableEntry, paper_prints
@@ -213,7 +214,7 @@ def write(paths: list[Path], generators: dict[str, Generator]) -> list[Path]:
     return changed
 
 
-ZOO_HEADER = ["model", "parameters", "MACs, torch counter", "paper's counter", "top-1 in the paper", "here"]
+ZOO_HEADER = ["model", "parameters", "MACs, torch counter", "paper's counter", "top-1 in the paper", "here", "weights"]
 
 
 def zoo_table(tables: list[Table], records: list[Record], folder: str) -> str:
@@ -228,5 +229,8 @@ def row_of(tables: list[Table], records: list[Record], config: str) -> list[str]
     apart = f" + {ours.aggregation / 1e9:.4f} G window sum" if ours.aggregation else ""
     accuracy = measured_value(of_row(records, config, "classification"), "top1")
     here = "not run" if accuracy is None else f"{accuracy:.2f}"
-    cells = [f"`{row_config(config).model.name}`", f"{ours.params:,}", f"{ours.macs / 1e9:.4f} G{apart}"]
-    return [*cells, f"{paper.macs / 1e9:.4f} G", paper_prints(tables, config, "classification", "top1"), here]
+    name = row_config(config).model.name
+    release = RELEASES.get((name, "classification"))
+    cells = [f"`{name}`", f"{ours.params:,}", f"{ours.macs / 1e9:.4f} G{apart}", f"{paper.macs / 1e9:.4f} G"]
+    weights = "none" if release is None else f"[released]({release.url})"
+    return [*cells, paper_prints(tables, config, "classification", "top1"), here, weights]
