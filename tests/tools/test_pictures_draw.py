@@ -1,5 +1,6 @@
 """Drawings show what they are given: colours, boxes, legends, sheets; the classifier's path of tools/predict.py."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,7 +14,20 @@ from data.decode import read_upright
 from data.readers.mnist import MnistReader
 from models import create_model
 from tools import predict
-from tools.pictures.draw import SHORT_SIDE, Classes, Found, Labels, Objects, colour_of, draw, enlarge, sheet
+from tools.pictures.draw import (
+    PAGE,
+    SHORT_SIDE,
+    Classes,
+    Found,
+    Labels,
+    Objects,
+    colour_of,
+    draw,
+    enlarge,
+    sheet,
+    sheets,
+    side_of,
+)
 
 CONFIG = """
 model: {name: dw_conv_nano, num_classes: 10, in_chans: 1, img_size: 28, patch_size: 2}
@@ -84,6 +98,29 @@ def test_a_sheet_holds_every_picture() -> None:
             assert (page == (row * 90, column * 90, 7)).all(-1).sum() == 60 * 40
 
 
+@pytest.mark.parametrize(("columns", "count"), [(1, 9), (2, 5), (3, 3), (6, 2)])
+def test_sheets_fit_a_screen_and_lose_no_picture(columns: int, count: int) -> None:
+    """Upright and lying photographs, with five classes below each."""
+    side, five = side_of(columns), Classes([(f"class {i}", 0.2) for i in range(5)])
+    rows = []
+    for number in range(count):
+        size = (400, 300) if number % 2 else (300, 400)
+        image = Image.new("RGB", size, (number * 8, 250, 3))
+        rows.append([draw(image, five, side) for _ in range(columns)])
+    pages = sheets(rows, [f"m{i}" for i in range(columns)], [f"{i}.jpg" for i in range(count)])
+    assert all(page.width <= PAGE[0] and page.height <= PAGE[1] for page in pages)
+    whole = np.concatenate([np.asarray(page).reshape(-1, 3) for page in pages])
+    own = whole[(whole[:, 1] == 250) & (whole[:, 2] == 3), 0]
+    found = np.bincount(own, minlength=8 * count)[: 8 * count : 8]
+    assert found.tolist() == [columns * side * round(side * 3 / 4)] * count
+
+
+def test_boxes_are_scaled_with_the_image_of_a_sheet() -> None:
+    item = Found("seven", 7, 0.9, (1000.0, 2000.0, 1400.0, 2400.0), None)
+    pixels = np.asarray(draw(grey(4000, 4000), Objects([item]), 400))
+    assert pixels.shape == (400, 400, 3) and tuple(pixels[220, 100]) == tuple(pixels[239, 120]) == colour_of(7)
+
+
 @pytest.fixture
 def classifier(tmp_path: Path) -> tuple[str, str]:
     torch.manual_seed(0)
@@ -119,10 +156,69 @@ def test_predict_classifies_a_folder(classifier: tuple[str, str], tmp_path: Path
     assert Image.open(out / "sheet.png").width > 3 * SHORT_SIDE
 
 
+def test_predictions_as_a_table(classifier: tuple[str, str], tmp_path: Path, capsys) -> None:
+    """Files, a folder and a pattern; each image once; the table says what the JSON says."""
+    inside = tmp_path / "images" / "deep"
+    inside.mkdir(parents=True)
+    reader = MnistReader("val")
+    for index, name in enumerate(("a.png", "images/b.png", "images/c.PNG", "images/deep/d.png")):
+        reader.open(index).open().save(tmp_path / name)
+    (inside / "notes.txt").write_text("")
+    out = tmp_path / "out"
+    images = [str(tmp_path / "a.png"), str(tmp_path / "images"), str(tmp_path / "images" / "**" / "*.png")]
+    arguments = [*images, "--model", *classifier, "--out", str(out)]
+    assert predict.main([*arguments, "--csv"]) == predict.main([*arguments, "--json", "--no-pictures"]) == 0
+    entries = json.loads((out / "predictions.json").read_text())
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == ["a.png", "b.png", "c.PNG", "d.png"]
+    for row, entry in zip(rows, entries, strict=True):
+        assert (row["image"], row["model"]) == (entry["image"], "config")
+        for place, best in enumerate(entry["classes"], start=1):
+            assert row[f"class_{place}"] == best["name"]
+            assert float(row[f"probability_{place}"]) == best["probability"]
+    assert len(list(out.glob("*_config.png"))) == 4
+
+
+def test_only_predictions_leave_no_pictures(classifier: tuple[str, str], tmp_path: Path) -> None:
+    grey(30, 30).save(tmp_path / "a.png")
+    table = tmp_path / "deep" / "table.csv"
+    arguments = [str(tmp_path / "a.png"), "--model", *classifier, "--out", str(tmp_path / "out")]
+    assert predict.main([*arguments, "--output", str(table), "--no-pictures"]) == 0
+    assert table.read_text().startswith("image,model,class_1,probability_1,") and not (tmp_path / "out").exists()
+
+
+def test_objects_and_labels_as_rows() -> None:
+    mask = np.ones((2, 3), bool)
+    boxes = Objects([Found("b", 1, 0.51234, (1, 2, 3, 4.06), mask), Found("c", 2, 0.4, (0, 0, 1, 1), None)])
+    assert boxes.table() == [
+        {"class": "b", "score": 0.5123, "left": 1, "top": 2, "right": 3, "bottom": 4.1, "mask_pixels": 6},
+        {"class": "c", "score": 0.4, "left": 0, "top": 0, "right": 1, "bottom": 1},
+    ]
+    assert Objects([]).table() == [{}], "an image without objects still has its row"
+    assert Labels(np.array([[0, 0], [0, 2]]), ["a", "b", "c"]).table() == [
+        {"class": "a", "share": 0.75},
+        {"class": "c", "share": 0.25},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "p.txt"], "--output p.txt: must end in .csv or .json"),
+        (["--output", "p.csv", "--json"], "--output p.csv: --json wants the suffix .json"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(arguments: list[str], message: str, capsys) -> None:
+    assert predict.main(["nowhere.png", "--model", "c.yaml", "w.pth", *arguments]) == 2
+    assert capsys.readouterr().err == f"predict: {message}\n"
+
+
 @pytest.mark.parametrize(
     "change,word",
     [
-        ({"image": "nowhere.png"}, "nowhere.png"),
+        ({"image": "nowhere.png"}, "nowhere.png: no such image or folder"),
+        ({"image": "nowhere/*.png"}, "nowhere/*.png: matches no image"),
         ({"config": "model.txt"}, "model.txt"),
         ({"config": "missing.yaml"}, "missing.yaml"),
         ({"weights": "missing.safetensors"}, "missing.safetensors"),

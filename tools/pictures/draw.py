@@ -18,6 +18,13 @@ class Classes:
         """Plain values for JSON."""
         return {"classes": [{"name": name, "probability": round(value, 4)} for name, value in self.best]}
 
+    def table(self) -> list[dict[str, object]]:
+        """One row for a table."""
+        row: dict[str, object] = {}
+        for place, (name, value) in enumerate(self.best, start=1):
+            row |= {f"class_{place}": name, f"probability_{place}": round(value, 4)}
+        return [row]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -47,6 +54,15 @@ class Objects:
             rows.append(row)
         return {"objects": rows}
 
+    def table(self) -> list[dict[str, object]]:
+        """A row for each object; one that is empty where there is none."""
+        rows: list[dict[str, object]] = []
+        for item in self.found:
+            box = zip(("left", "top", "right", "bottom"), (round(value, 1) for value in item.box), strict=True)
+            row: dict[str, object] = {"class": item.name, "score": round(item.score, 4), **dict(box)}
+            rows.append(row if item.mask is None else {**row, "mask_pixels": int(item.mask.sum())})
+        return rows or [{}]
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -65,11 +81,17 @@ class Labels:
         """Plain values for JSON: the share of each class."""
         return {"labels": {self.names[index]: round(share, 4) for index, share in self.shares()}}
 
+    def table(self) -> list[dict[str, object]]:
+        """A row for each class that occurs."""
+        return [{"class": self.names[index], "share": round(share, 4)} for index, share in self.shares()]
+
 
 Prediction = Classes | Objects | Labels
 
 
 SHORT_SIDE = 420  # small images are enlarged before drawing, so that lines and letters stay fine
+PAGE = (1744, 1180)  # most pixels of a sheet, but where a single row needs more
+SMALLEST_SIDE = 160  # of a picture on a sheet
 MARGIN, LINE = 8, 22
 VEIL, STRONG_VEIL = 0.55, 0.8  # opacity of labels: strong where the background is left as it is
 SHADES = (0.95, 0.6, 0.8)
@@ -84,25 +106,38 @@ def colour_of(index: int) -> Colour:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def draw(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """The image with a prediction drawn in; classes and a legend stand below it."""
+def draw(image: Image.Image, prediction: Prediction, side: int | None = None) -> Image.Image:
+    """The image with a prediction drawn in; classes and a legend stand below it.
+
+    Args:
+        side: of the square that the image is scaled to fit; letters and lines have their size. None: see
+            :func:`enlarge`.
+    """
+    canvas, factor = enlarge(image) if side is None else fit(image, side)
     if isinstance(prediction, Objects):
-        return draw_objects(image, prediction)
+        return draw_objects(canvas, prediction, factor)
     if isinstance(prediction, Labels):
-        return draw_labels(image, prediction)
-    return draw_classes(image, prediction)
+        return draw_labels(canvas, prediction)
+    return draw_classes(canvas, prediction, side or canvas.width)
 
 
 def enlarge(image: Image.Image) -> tuple[Image.Image, float]:
     """The image as RGB with a short side of at least :data:`SHORT_SIDE`, and the factor."""
-    factor = max(1.0, SHORT_SIDE / min(image.size))
-    size = (round(image.width * factor), round(image.height * factor))
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), factor
+    return _scaled(image, max(1.0, SHORT_SIDE / min(image.size)))
 
 
-def draw_objects(image: Image.Image, objects: Objects) -> Image.Image:
-    """Boxes with class and score, masks as coloured veils."""
-    canvas, factor = enlarge(image)
+def fit(image: Image.Image, side: int) -> tuple[Image.Image, float]:
+    """The image as RGB with a long side of ``side``, and the factor."""
+    return _scaled(image, side / max(image.size))
+
+
+def _scaled(image: Image.Image, factor: float) -> tuple[Image.Image, float]:
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), factor
+
+
+def draw_objects(canvas: Image.Image, objects: Objects, factor: float) -> Image.Image:
+    """Boxes with class and score, masks as coloured veils, on an image that was scaled by ``factor``."""
     pixels = np.asarray(canvas, np.float32).copy()
     for item in reversed(objects.found):
         if item.mask is not None:
@@ -119,9 +154,8 @@ def draw_objects(image: Image.Image, objects: Objects) -> Image.Image:
     return canvas
 
 
-def draw_labels(image: Image.Image, labels: Labels) -> Image.Image:
+def draw_labels(canvas: Image.Image, labels: Labels) -> Image.Image:
     """Each pixel veiled in the colour of its class, but for what is `background`; below, a legend with the shares."""
-    canvas, _ = enlarge(image)
     palette = np.array([colour_of(index) for index in range(len(labels.names))], np.float32)
     strength = STRONG_VEIL if "background" in labels.names else VEIL
     veil = np.array([0.0 if name == "background" else strength for name in labels.names], np.float32)
@@ -136,11 +170,10 @@ def draw_labels(image: Image.Image, labels: Labels) -> Image.Image:
     return _with_legend(Image.fromarray(veiled.astype(np.uint8)), entries)
 
 
-def draw_classes(image: Image.Image, classes: Classes) -> Image.Image:
-    """The image, and below it a bar for each class with its probability."""
-    canvas, _ = enlarge(image)
-    page = Image.new("RGB", (canvas.width, canvas.height + LINE * len(classes.best) + MARGIN), PAPER)
-    page.paste(canvas, (0, 0))
+def draw_classes(canvas: Image.Image, classes: Classes, width: int) -> Image.Image:
+    """The image, and below it a bar for each class with its probability, on a page of ``width`` pixels."""
+    page = Image.new("RGB", (width, canvas.height + LINE * len(classes.best) + MARGIN), PAPER)
+    page.paste(canvas, ((width - canvas.width) // 2, 0))
     pen = ImageDraw.Draw(page)
     for row, (name, probability) in enumerate(classes.best):
         top = canvas.height + MARGIN // 2 + row * LINE
@@ -149,23 +182,55 @@ def draw_classes(image: Image.Image, classes: Classes) -> Image.Image:
     return page
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], names: Sequence[str]) -> Image.Image:
-    """A table of pictures: a title above each column and a name above each row."""
+def sheet(
+    rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], names: Sequence[str], across: int = 1
+) -> Image.Image:
+    """A table of pictures: a title above each column and a name above each row; ``across`` rows stand side by side."""
     widths = [max(row[column].width for row in rows) for column in range(len(titles))]
-    heights = [max(picture.height for picture in row) for row in rows]
-    width = sum(widths) + MARGIN * (len(widths) + 1)
-    page = Image.new("RGB", (width, sum(heights) + (len(rows) + 1) * (LINE + MARGIN) + MARGIN), PAPER)
-    pen = ImageDraw.Draw(page)
     lefts = [MARGIN + sum(widths[:column]) + MARGIN * column for column in range(len(widths))]
-    for left, title, space in zip(lefts, titles, widths, strict=True):
-        pen.text((left, MARGIN), _fit(pen, title, space), INK, _font())
-    top = MARGIN + LINE
-    for row, name, height in zip(rows, names, heights, strict=True):
-        pen.text((MARGIN, top), _fit(pen, name, width - 2 * MARGIN), GREY, _font())
+    block, across = _width_of(rows), min(across, len(rows))
+    heights = _heights(rows, across)
+    page = Image.new("RGB", (block * across, sum(heights) + 2 * MARGIN + LINE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for place in range(across):
+        for left, title, space in zip(lefts, titles, widths, strict=True):
+            pen.text((place * block + left, MARGIN), _fit(pen, title, space), INK, _font())
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
+        line, place = divmod(number, across)
+        top = MARGIN + LINE + sum(heights[:line])
+        pen.text((place * block + MARGIN, top), _fit(pen, name, block - 2 * MARGIN), GREY, _font())
         for left, picture in zip(lefts, row, strict=True):
-            page.paste(picture, (left, top + LINE))
-        top += height + LINE + MARGIN
+            page.paste(picture, (place * block + left, top + LINE))
     return page
+
+
+def sheets(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], names: Sequence[str]) -> list[Image.Image]:
+    """As :func:`sheet`, on as many pages as it takes for each to fit a screen (:data:`PAGE`)."""
+    across = max(1, PAGE[0] // _width_of(rows))
+    pages, start = [], 0
+    while start < len(rows):
+        heights = _heights(rows[start:], across)
+        lines = sum(MARGIN + LINE + sum(heights[: line + 1]) <= PAGE[1] for line in range(len(heights)))
+        end = start + max(1, lines) * across
+        pages.append(sheet(rows[start:end], titles, names[start:end], across))
+        start = end
+    return pages
+
+
+def _width_of(rows: Sequence[Sequence[Image.Image]]) -> int:
+    """The width of a row with its margins, where each column is as wide as its widest picture."""
+    return sum(max(picture.width for picture in column) + MARGIN for column in zip(*rows, strict=True)) + MARGIN
+
+
+def _heights(rows: Sequence[Sequence[Image.Image]], across: int) -> list[int]:
+    """The height of each line of ``across`` rows, with the names above it."""
+    lines = [rows[first : first + across] for first in range(0, len(rows), across)]
+    return [max(picture.height for row in line for picture in row) + LINE + MARGIN for line in lines]
+
+
+def side_of(columns: int) -> int:
+    """The side of the pictures on a sheet, so that ``columns`` of them fit its width."""
+    return max(SMALLEST_SIDE, min(SHORT_SIDE, (PAGE[0] - MARGIN) // columns - MARGIN))
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
