@@ -73,6 +73,16 @@ def test_a_step_asks_nothing_of_the_device(precision):
     assert not torch.equal(state.model.head.weight, before)
 
 
+def test_no_model_asks_anything_of_the_device(mixer_family):
+    config = make_config(**FUSED)
+    torch.manual_seed(0)
+    model = create_model(f"{mixer_family}_nano", num_classes=10, img_size=32, depths=[1, 1, 1, 1], drop_path_rate=0.5)
+    state, before = build_state(model, config, WORLD, 5), model.head.weight.clone()
+    with blindfold():
+        train_step(state, make_batches(1, 8), lambda i, t, _: (i, torch.ones(8, 10)), config.train, WORLD)
+    assert not torch.equal(model.head.weight, before)
+
+
 def test_the_blindfold_sees_who_looks():
     """The optimiser that must be told by the host whether to step."""
     config = make_config()
@@ -163,6 +173,14 @@ def test_only_optimisers_that_leave_no_trace_are_asked_to_skip():
         optimizer = engine.optim.build_optimizer(model, make_config(optimizer=name, **FUSED).train)
         assert engine.optim.obeys_flag(optimizer) is obeys
     assert not engine.optim.obeys_flag(engine.optim.build_optimizer(model, make_config().train))
+
+
+def test_on_a_gpu_they_are_the_default():
+    with FakeTensorMode():
+        model = torch.nn.Linear(2, 2, device="cuda")
+        assert engine.optim.obeys_flag(engine.optim.build_optimizer(model, make_config().train))
+        own = make_config(optimizer_args={"foreach": True}).train
+        assert not engine.optim.obeys_flag(engine.optim.build_optimizer(model, own))
 
 
 def test_numbers_come_back_through_pinned_memory(monkeypatch):
