@@ -109,7 +109,8 @@ def test_an_edited_page_fails_the_check_with_its_line(monkeypatch, capsys, tmp_p
     path.write_text(path.read_text(encoding="utf-8").replace("81.2", "82.2"), encoding="utf-8")
     monkeypatch.setattr(pages, "pages", lambda: [path])
     assert run(monkeypatch, "--check", "--table", "6") == 1
-    assert "page.md: line 6 is not what the data gives: '| Swin | yes | 29M" in capsys.readouterr().err
+    wanted = "page.md: line 6 is not what the data gives: '| Swin | cost verified | `configs/ablations/table6/swin_se"
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,16 @@ def test_rows_that_share_a_file_train_into_folders_of_their_own() -> None:
     shared = [command for command in commands if "configs/comparison.yaml" in command]
     assert shared[0].endswith("model.name=timm:resnet50 output=runs/comparison/resnet50")
     assert len(set(commands)) == len(commands)
+
+
+def test_a_page_has_status_and_config_beside_the_model_and_a_table_for_each_group() -> None:
+    text = as_markdown(TABLES["2"], build_entries(TABLES["2"], {}, []))
+    heads = [line for line in text.splitlines() if line.startswith("| model |")]
+    groups = [row.group for row in TABLES["2"].rows if row.group]
+    assert len(heads) == len(groups) > 3 and all(head.startswith("| model | status | config |") for head in heads)
+    assert [line.strip("*") for line in text.splitlines() if line.startswith("*")] == groups
+    line = next(line for line in text.splitlines() if line.startswith("| ResNet-50 |"))
+    assert line.split(" | ")[1:4] == ["cost verified", "`configs/comparison.yaml model.name=timm:resnet50`", "224^2"]
 
 
 def test_misprints_show_both_values() -> None:

@@ -130,19 +130,22 @@ def as_text(table: Table, entries: list[TableEntry]) -> str:
 
 
 def as_markdown(table: Table, entries: list[TableEntry]) -> str:
-    """For the docs: the same table with the config of each row in place of its command."""
-    lines = [[*line, "operator" if entries[0].properties else "config"] for line in cells(table, entries)[:1]]
-    for line, row in zip(cells(table, entries)[1:], table.rows, strict=True):
-        own = [entry for entry in entries if entry.row.key == row.key]
-        sources = dict.fromkeys(entry.config or entry.row.operator for entry in own)
-        lines.append([*line, "<br>".join(f"`{source}`" for source in sources if source)])
-    output = [markdown_row(lines[0]), markdown_row(["---"] * len(lines[0]))]
-    for line, row in zip(lines[1:], table.rows, strict=True):
-        if group := table.heading_before(row):
-            output.append(markdown_row([f"*{group}*", *[""] * (len(line) - 1)]))
-        output.append(markdown_row(line))
+    """For the docs: status and config beside the model, where a narrow window still shows them; a group's rows are a
+    table of their own under its title, which a cell would fold into a column of words.
+    """
+    header, *lines = cells(table, entries)
+    heads = [header[0], header[-1], "operator" if entries[0].properties else "config", *header[1:-1]]
+    output: list[str] = []
+    for line, row in zip(lines, table.rows, strict=True):
+        group = table.heading_before(row)
+        if group or not output:
+            output += ["", f"*{group}*", ""] if group else []
+            output += [markdown_row(heads), markdown_row(["---"] * len(heads))]
+        sources = dict.fromkeys(entry.config or entry.row.operator for entry in entries if entry.row.key == row.key)
+        config = "<br>".join(f"`{source}`" for source in sources if source)
+        output.append(markdown_row([line[0], line[-1], config, *line[1:-1]]))
     notes = [note.replace("*", "\\*", 1) if note.startswith("*") else note for note in footnotes(table, entries)]
-    return "\n".join([*output, *(["", *(f"- {note}" for note in notes)] if notes else [])])
+    return "\n".join([*output, *(["", *(f"- {note}" for note in notes)] if notes else [])]).lstrip("\n")
 
 
 def markdown_row(line: list[str]) -> str:
