@@ -37,6 +37,7 @@ if __name__ == "__main__":
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from engine.records import ValidationRecord, read_run
 from models.errors import UserError
@@ -168,28 +169,37 @@ def panels(rows: list[report.SweepRow], speed: Panel | None) -> list[Panel]:
     return found
 
 
+MARKERS = "osD^vP*X<>"
+
+
 def draw_tradeoff(results: report.SweepResult, speed: Panel | None, path: Path) -> None:
     """Draw one panel for each cost; bars are the standard deviation over seeds."""
     rows = [row for row in results.rows if row.mean is not None]
     if not rows:
         raise UserError("no run of these results is finished")
-    wanted = panels(rows, speed)
-    figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 3.8), sharey=True, layout="constrained")
-    colours = plt.get_cmap("tab10")
-    for axis, (label, values) in zip(axes, wanted, strict=True):
-        for index, row in enumerate(rows):
-            point = (values[row.name], row.mean)
-            axis.errorbar(*point, yerr=row.std or 0.0, fmt="o", capsize=3, color=colours(index))
-            axis.annotate(row.label, point, xytext=(6, 5), textcoords="offset points", fontsize=8)
-        axis.set_xlabel(label)
-        axis.margins(x=0.3, y=0.15)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(report.METRICS[rows[0].task].name)
-    figure.suptitle(results.title, fontsize=11)
+    figure = tradeoff_figure(results.title, rows, panels(rows, speed))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def tradeoff_figure(title: str, rows: list[report.SweepRow], wanted: list[Panel]) -> Figure:
+    """The panels side by side. Names stand in one legend: beside points that lie close they would cover each other."""
+    figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 4), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab10")
+    for axis, (label, values) in zip(axes, wanted, strict=True):
+        for index, row in enumerate(rows):
+            style = {"fmt": MARKERS[index % len(MARKERS)], "color": colours(index % 10), "capsize": 3}
+            axis.errorbar(values[row.name], row.mean, yerr=row.std or 0.0, label=row.label, **style)
+        axis.set_xlabel(label)
+        axis.margins(x=0.1, y=0.1)
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(report.METRICS[rows[0].task].name)
+    figure.suptitle(title, fontsize=11)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
 
 
 @cli.command("plot")

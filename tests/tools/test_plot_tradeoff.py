@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 from whole_records import sweep_result, sweep_row
 
 from models.errors import UserError
@@ -44,6 +45,24 @@ def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
     assert [values for _, values in found] == [{"a": 2.0, "b": 2.0}, {"a": 5.0, "b": 5.0}, {"a": 10.0, "b": 20.0}]
     with pytest.raises(UserError, match=r"configs/c\.yaml was not timed"):
         plot.panels([SweepRow(**sweep_row(name="c", config="configs/c.yaml"))], plot.read_speed(path))
+
+
+def test_no_word_covers_another_where_points_lie_close() -> None:
+    """Four runs in nearly one place; the boxes of all words are those that matplotlib draws."""
+    names = ["Swin", "D-DW-Conv", "DW-Conv, shared across channels", "I-Dynamic"]
+    rows = [
+        SweepRow(**sweep_row(name=name, label=name, params=2_000_000 + index, macs=5_000_000 + index))
+        for index, name in enumerate(names)
+    ]
+    figure = plot.tradeoff_figure("a title", rows, plot.panels(rows, None))
+    figure.canvas.draw()
+    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    shown = [text.get_text() for text in words]
+    assert [shown.count(name) for name in names] == [1, 1, 1, 1]
+    named = [text for text in words if text.get_text() in [*names, "a title", "parameters (M)", "multiply-adds (M)"]]
+    boxes = [text.get_window_extent() for text in named]
+    assert not [(a, b) for index, a in enumerate(boxes) for b in boxes[index + 1 :] if a.overlaps(b)]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)
 
 
 def test_it_draws_an_image(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
