@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.files import write_atomic
 from engine.records import EpochRecord, StepRecord
+from engine.runfolder import leaves
 from models.errors import UserError
 
 LOG = logging.getLogger("engine")
@@ -96,6 +97,18 @@ class RecordLog:
             self._failed = True
 
 
+# Where a record stands and how far the run is: numbers, but none to compare runs by.
+NO_METRICS = ("kind", "step", "epoch", "eta_seconds", "images")
+
+
+def _hyperparameters(about: dict) -> tuple[Any, ...]:
+    """A resolved config for TensorBoard's page HPARAMS; `SummaryWriter.add_hparams` would make a run of its own."""
+    from torch.utils.tensorboard.summary import hparams
+
+    values = {key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves(about)}
+    return hparams(values, {"epoch/top1": None, "epoch/train_loss": None})
+
+
 class Trackers:
     """TensorBoard and Weights & Biases, where asked for. A board that fails is given up, loudly."""
 
@@ -115,13 +128,15 @@ class Trackers:
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            for summary in _hyperparameters(about):
+                self._tensorboard.file_writer.add_summary(summary)
 
     def write(self, record: StepRecord | EpochRecord) -> None:
-        """Draw every number of a record over its step."""
+        """Draw the metrics of a record over its step."""
         values = {
             f"{record.kind}/{key}": value
             for key, value in record.to_json().items()
-            if isinstance(value, int | float) and key not in ("step", "kind")
+            if isinstance(value, int | float) and key not in NO_METRICS
         }
         try:
             if self._tensorboard is not None:

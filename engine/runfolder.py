@@ -122,14 +122,14 @@ def departures(
     """
     found = []
     for section in sections:
-        one, two = (dict(_flat(config.get(section) or {})) for config in (run, other))
+        one, two = (dict(leaves(config.get(section) or {})) for config in (run, other))
         for key in sorted(one.keys() | two.keys()):
             if one.get(key) != two.get(key) and key not in free.get(section, ()):
                 found.append((f"{section}.{key}" if key else section, one.get(key), two.get(key)))
     return found
 
 
-def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings, and of lists of mappings, by their dotted keys."""
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(node, dict):
@@ -139,7 +139,7 @@ def _flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     else:
         yield name, node
     for key, value in inner:
-        yield from _flat(value, f"{name}.{key}" if name else str(key))
+        yield from leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def record_start(folder: Path, config: Config, world: World, step: int) -> None:

@@ -12,8 +12,9 @@ from torch import nn
 
 import engine.trainer as trainer
 from engine.checkpoint import CheckpointFolder
-from engine.config import load_config
+from engine.config import load_config, to_dict
 from engine.evaluate import evaluate_checkpoint
+from engine.logs import Trackers
 from engine.optim import build_optimizer, build_schedule
 from engine.schema import TrainConfig
 from engine.weights import read_about
@@ -73,7 +74,8 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_steps(reported) -> None:
         assert len(own) == STEPS and record["train_loss"] == pytest.approx(sum(own) / STEPS)
 
 
-def test_tensorboard_has_every_number_of_the_log(reported) -> None:
+def test_tensorboard_has_the_metrics_of_the_log_and_nothing_else(reported) -> None:
+    """Not the number of an epoch, the time left or the count of validation images, which are no metrics."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     output, _ = reported
@@ -82,12 +84,32 @@ def test_tensorboard_has_every_number_of_the_log(reported) -> None:
     wanted: dict[str, list[tuple[int, float]]] = {}
     for record in [*log_of(output, "step"), *log_of(output, "epoch")]:
         for key, value in record.items():
-            if key not in ("kind", "step") and value is not None:
+            if key not in ("kind", "step", "epoch", "eta_seconds", "images") and value is not None:
                 wanted.setdefault(f"{record['kind']}/{key}", []).append((record["step"], value))
-    assert set(board.Tags()["scalars"]) == set(wanted) and len(wanted) > 12
+    assert set(board.Tags()["scalars"]) == set(wanted) and len(wanted) > 10
     for tag, points in wanted.items():
         found = [(event.step, event.value) for event in board.Scalars(tag)]
         assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in points]
+
+
+def test_tensorboard_has_the_hyper_parameters(tmp_path: Path, small_runs: SmallRuns) -> None:
+    """Read by the plugin's own message, as its page reads them; no run of its own beside the scalars."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    config = load_config(small_runs.config, ["train.lr=0.5", "train.ema_decay=null", f"output={tmp_path}"])
+    trackers = Trackers(tmp_path, True, None, to_dict(config), 0)
+    trackers.close()
+    assert [path.parent for path in tmp_path.rglob("events*")] == [tmp_path / "tensorboard"]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    kept = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    values = HParamsPluginData.FromString(kept).session_start_info.hparams
+    assert values["train.lr"].number_value == 0.5 and values["train.ema_decay"].string_value == "None"
+    assert values["model.name"].string_value == config.model.name and values["train.save_ema"].number_value == 1
+    shown = HParamsPluginData.FromString(board.SummaryMetadata("_hparams_/experiment").plugin_data.content).experiment
+    assert {info.name.tag for info in shown.metric_infos} == {"epoch/top1", "epoch/train_loss"}
+    assert board.Tags()["scalars"] == []
 
 
 @pytest.mark.parametrize("saved", [True, False])
