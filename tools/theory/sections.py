@@ -168,7 +168,11 @@ def learned(files: Files, models: list[Trained], images: list[Tensor]) -> str:
         )
     channels = over_channels(models, images[0])
     _keep(files, "channels", channels, models)
-    sources = ", ".join(f"{trained.folder} ({trained.config.train.epochs} epochs)" for trained in models)
+    # The folder's own name: where it lies on this disk means nothing to a reader.
+    sources = ", ".join(
+        f"{trained.folder.resolve().name} ({trained.config.train.epochs} epochs of {trained.config.data.dataset_name})"
+        for trained in models
+    )
     return "\n".join(
         [
             "<h2>Learned weights, side by side (sections 2.3 and 2.4)</h2>",
