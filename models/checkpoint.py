@@ -201,7 +201,7 @@ def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     if missing or unexpected:
         found = (("missing", missing), ("unexpected", unexpected))
         parts = [f"{len(keys)} {what}, first {keys[0]}" for what, keys in found if keys]
-        raise UserError(f"the checkpoint does not fit the model: {'; '.join(parts)}{_whose(state, own)}")
+        raise UserError(f"the checkpoint does not fit the model: {'; '.join(parts)}{whose(state, own)}")
     for key in sorted(state):
         if state[key].shape != own[key].shape:
             old = tuple(state[key].shape)
@@ -211,8 +211,8 @@ def load_pretrained(model: nn.Module, state: State) -> LoadReport:
     return report
 
 
-def _whose(state: State, own: State) -> str:
-    """A clause on what the weights are of and what the model is, where that tells them apart."""
+def whose(state: State, own: State) -> str:
+    """The end of a message: what the weights are of and what the model is, where that tells them apart; else empty."""
     theirs, ours = describe(state) or foreign_model(state), describe(own)
     if theirs is None or theirs == ours:
         return ""
@@ -255,4 +255,4 @@ def _resize(model: nn.Module, key: str, state: State, own: State) -> Tensor:
             if resized is not None and resized.shape == target.shape:
                 return resized
     shapes = f"shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the model"
-    raise UserError(f"{key}: {shapes}{_whose(state, own)}")
+    raise UserError(f"{key}: {shapes}{whose(state, own)}")

@@ -26,9 +26,24 @@ if __name__ == "__main__":
 
 from safetensors.torch import save_file
 
-from models.checkpoint import convert_state, read_weights
+from models.checkpoint import State, convert_state, read_weights
 from models.errors import UserError
 from models.recognise import describe
+
+
+def converted(path: Path, weights: State) -> State:
+    """The weights of a file under this project's names.
+
+    Raises:
+        UserError: a key is not known, or no block of any model is in it; names the file.
+    """
+    try:
+        state = convert_state(weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not any(key.startswith("stages.") for key in state):
+        raise UserError(f"{path}: holds no block of any model of this project, of the authors or of Swin")
+    return state
 
 
 @cli.command("convert_checkpoint", (OSError,))
@@ -37,12 +52,7 @@ def main() -> None:
     if args.output.suffix != ".safetensors":
         raise UserError(f"{args.output}: the output must end in .safetensors")
     weights = read_weights(args.input)
-    try:
-        state = convert_state(weights)
-    except UserError as error:
-        raise UserError(f"{args.input}: {error}") from error
-    if not any(key.startswith("stages.") for key in state):
-        raise UserError(f"{args.input}: holds no block of any model of this project, of the authors or of Swin")
+    state = converted(args.input, weights)
     save_file({key: value.contiguous() for key, value in state.items()}, args.output, {"format": "pt"})
     dropped = len(weights) - len(state)
     print(

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from tools.tables.model_list import HEADER, chosen, lines
 
-WIDTHS = (0, 26, 12, 17, 9, 20, 8)  # of the columns, the first as wide as its longest name
+WIDTHS = (0, 28, 13, 17, 9, 20, 8)  # of the columns, the first as wide as its longest name
 
 
 @cli.command("models")

@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import load_file
 from torch import nn
 
-from models.checkpoint import PLAIN, State, convert_state
+from models.checkpoint import PLAIN, State, convert_state, whose
 from models.errors import UserError
 from models.layers import without_window
 
@@ -84,7 +84,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     ]
     parts += [_shapes(key, state, own) for key in _reshaped(state, own)][:1]
     if parts:
-        raise UserError(f"{path} does not fit the model: {'; '.join(parts)}")
+        raise UserError(f"{path} does not fit the model: {'; '.join(parts)}{_whose(state, own)}")
     model.load_state_dict(state)
     return meta
 
@@ -102,12 +102,16 @@ def load_start(model: nn.Module, path: str | Path) -> list[str]:
     for keys, what in ((missing, "is missing"), (extra, "is left over"), (reshaped, "has another shape")):
         for key in sorted(keys):
             if key.startswith("backbone."):
-                raise UserError(f"load_from {path}: does not fit the backbone: {key} {what}")
+                raise UserError(f"load_from {path}: does not fit the backbone: {key} {what}{_whose(state, own)}")
     model.load_state_dict({key: value for key, value in state.items() if key in own and key not in reshaped}, False)
     lines = [f"stays random: {key} is not in the file" for key in sorted(missing)]
     lines += [f"stays random: {_shapes(key, state, own)}" for key in reshaped]
     lines += [f"not used: {key}" for key in sorted(extra)]
     return [f"load_from {path}: {line}" for line in lines]
+
+
+def _whose(state: State, own: State) -> str:
+    return whose(*({key.removeprefix("backbone."): value for key, value in each.items()} for each in (state, own)))
 
 
 def _as_own(state: State, own: State) -> State:

@@ -7,6 +7,7 @@ import torch
 
 from engine.dense.arguments import load_mm_config
 from engine.dense.launch import _set_pretrained, build_runner
+from engine.dense.weights import load_model, load_start
 from models.checkpoint import convert_state
 from models.errors import UserError
 from models.mm import ZooBackbone
@@ -78,3 +79,14 @@ def test_weights_of_another_model_say_so(weights, tmp_path: Path) -> None:
     words = "swin.pth: .*the weights are of swin_nano, the model is dw_conv_nano"
     with pytest.raises(UserError, match=words):
         ZooBackbone("dw_conv_nano", init_cfg=pretrained(str(tmp_path / "swin.pth"))).init_weights()
+
+
+def test_a_whole_model_around_another_backbone_says_so(tmp_path: Path) -> None:
+    """A detector of Swin for a config of DW-Conv: what its backbone is of is the first thing to know."""
+    state = {f"backbone.{key}": value for key, value in ZooBackbone("swin_nano").state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "detector.pth")
+    model = torch.nn.Module()
+    model.backbone = ZooBackbone("dw_conv_nano")
+    for load in (load_model, load_start):
+        with pytest.raises(UserError, match=r"detector.pth.*the weights are of swin_nano, the model is dw_conv_nano$"):
+            load(model, tmp_path / "detector.pth")

@@ -1,5 +1,6 @@
 """Files say what they are of: other people's models are refused by name, weights of another model of ours are told."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models.checkpoint import convert_state, load_pretrained, read_for
 from models.errors import UserError
 from models.recognise import describe, foreign_model, zoo_model
 from tests.models.oracle import make_state
+from tests.reference_data import REFERENCE
 from tools import convert_checkpoint
 
 
@@ -78,6 +80,15 @@ def test_each_family_and_its_variants(family: str) -> None:
         assert describe(create_model(f"{family}_nano", embed_dim=64).state_dict()) is None
 
 
+@pytest.mark.parametrize("file", ["dynamic_dwnet_tiny", "downstream_dynamic_dwnet_tiny"])
+def test_the_authors_files_are_known(file: str) -> None:
+    """Full size, of a classifier and of a detector's backbone."""
+    shapes = json.loads((REFERENCE / "checkpoint_keys" / f"{file}.json").read_text())
+    assert zoo_model(convert_state({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})) == (
+        "d_dw_conv_tiny"
+    )
+
+
 @pytest.mark.parametrize("overrides", [{}, {"embed_dim": 64}])
 def test_weights_of_another_model_say_whose_they_are(overrides) -> None:
     """Other names, and the same names in another size."""
@@ -90,7 +101,7 @@ def test_weights_of_another_model_say_whose_they_are(overrides) -> None:
 
 def test_models_beside_the_backbone_load_their_own_names(tmp_path: Path) -> None:
     """A run of a comparison model keeps its weights under names that are no translation's business."""
-    for name in ("timm:resnet18", "pvt_small", "svt_nano_dw_conv"):
+    for name in ("timm:resnet18", "svt_nano_dw_conv"):
         first, second = (create_model(name, num_classes=3) for _ in range(2))
         save_file(first.state_dict(), tmp_path / "last.safetensors")
         load_pretrained(second, read_for(second, tmp_path / "last.safetensors"))
