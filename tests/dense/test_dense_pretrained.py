@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 
 from engine.dense.arguments import load_mm_config
-from engine.dense.launch import _set_pretrained, build_runner
+from engine.dense.launch import _set_pretrained
 from engine.dense.weights import load_model, load_start
 from models.checkpoint import convert_state
 from models.errors import UserError
@@ -51,15 +52,15 @@ def test_a_name_and_a_path(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ZooBackbone("dw_conv_nano", init_cfg=pretrained("dw_conv_nano")).init_weights()
 
 
-def test_the_option_of_a_training(weights, tmp_path: Path) -> None:
-    """`--pretrained NAME`, up to the runner's own start: the weights are in the segmentor's backbone."""
-    config = load_mm_config(SEGMENTATION, {})
-    _set_pretrained(config, "dw_conv_nano")
-    assert (tmp_path / "torch/hub/checkpoints" / NANO.file).is_file()  # fetched before the training begins
-    config.work_dir = str(tmp_path / "work")
-    runner = build_runner(config)
-    runner.model.init_weights()
-    assert_starts_from(runner.model.backbone, weights)
+@pytest.mark.parametrize("config", [DETECTION, SEGMENTATION])
+def test_the_option_of_a_training(config: str, weights, tmp_path: Path) -> None:
+    """`--pretrained NAME`: fetched before the training begins, and in the backbone that the library then builds."""
+    changed = load_mm_config(config, {})
+    _set_pretrained(changed, "dw_conv_nano")
+    assert (tmp_path / "torch/hub/checkpoints" / NANO.file).is_file()
+    backbone = MODELS.build(changed.model.backbone)
+    backbone.init_weights()
+    assert_starts_from(backbone, weights)
 
 
 @pytest.mark.parametrize(
