@@ -52,7 +52,7 @@ def test_a_name_and_a_path(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ZooBackbone("dw_conv_nano", init_cfg=pretrained("dw_conv_nano")).init_weights()
 
 
-@pytest.mark.parametrize("config", [DETECTION, SEGMENTATION])
+@pytest.mark.parametrize("config", [DETECTION, SEGMENTATION], ids=["detection", "segmentation"])
 def test_the_option_of_a_training(config: str, weights, tmp_path: Path) -> None:
     """`--pretrained NAME`: fetched before the training begins, and in the backbone that the library then builds."""
     changed = load_mm_config(config, {})
