@@ -35,7 +35,9 @@ def parse(description: str, *, checkpoint: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
     if checkpoint:
-        parser.add_argument("--checkpoint", type=Path, required=True, help="weights to evaluate")
+        parser.add_argument(
+            "--checkpoint", type=Path, required=True, help="weights to evaluate: a file, or a model's name"
+        )
         parser.add_argument(
             "--predictions", type=Path, metavar="FILE.csv", help="a row an image: file, true and predicted class"
         )

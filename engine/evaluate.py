@@ -29,6 +29,7 @@ from engine.watchdog import Watchdog
 from engine.weights import file_hash, read_classes
 from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
+from models.zoo import weights_file
 
 LOG = logging.getLogger(__name__)
 SAY_EVERY = 20.0  # seconds between lines on how far an evaluation is
@@ -137,6 +138,9 @@ def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
 def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | None:
     """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``, and the answer for each image.
 
+    Args:
+        checkpoint: a file, or the name of a model, for its released weights.
+
     Returns:
         On rank 0 the accuracy in percent, the exact counts, what was evaluated, and the answers; None on the other
         ranks.
@@ -147,6 +151,8 @@ def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | No
         TrainingFailed: an image cannot be read.
     """
     stop = signals.watch()
+    with user_input("--checkpoint"):
+        checkpoint = weights_file(checkpoint)
     config = with_num_classes(config, read_classes(checkpoint))
     prepare_torch(config)
     world = join_world(config.train.device, config.train.timeout)

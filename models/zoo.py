@@ -103,14 +103,14 @@ def released_file(name: str, overrides: Mapping[str, Any]) -> Path:
     return fetch(release)
 
 
-def weights_file(name_or_path: str) -> Path:
+def weights_file(name_or_path: str | Path) -> Path:
     """A path as it stands, or, where there is no such file, the released weights of the model of that name, fetched.
 
     Raises:
         UserError: as :func:`released_file`, for a name of the zoo.
     """
     path = Path(name_or_path)
-    return released_file(name_or_path, {}) if name_or_path in _CLASSES and not path.is_file() else path
+    return released_file(str(path), {}) if str(path) in _CLASSES and not path.is_file() else path
 
 
 for _family, _mixer in FAMILIES.items():

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from data.classes import imagenet_classes
 from engine.build import initial_file, load_initial, plain_model
 from engine.config import Config, load_config, to_dict
+from engine.evaluate import evaluate_checkpoint
 from engine.runfolder import check_same_run
 from engine.trainer import train
 from models.errors import UserError
 from models.released import RELEASES
 from tests.released_weights import NANO, save_as_released
+from tools.pictures.classifier import Classifier
 
 
 @pytest.fixture
@@ -92,3 +95,17 @@ def test_a_run_of_before_this_key_goes_on(tmp_path: Path) -> None:
     check_same_run(tmp_path / "run", config)
     with pytest.raises(UserError, match=r"holds a run with model.pretrained = False, now it is True"):
         check_same_run(tmp_path / "run", config_of(tmp_path))
+
+
+def test_evaluation_and_prediction_by_name(tmp_path: Path, weights) -> None:
+    """`--checkpoint NAME`: folders of synsets are ImageNet's classes, and predictions have ImageNet's words."""
+    for synset in ("n01514668", "n02391049"):
+        (tmp_path / "val" / synset).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "val" / synset / "a.png")
+    config = config_of(tmp_path, "data.format=folder", f"data.root={tmp_path}", "data.workers=0", "model.img_size=32")
+    found = evaluate_checkpoint(config, Path("dw_conv_nano"))
+    assert found is not None and found.images == 2 and found.checkpoint.endswith(NANO.file)
+    model = Classifier(str(tmp_path / "run.yaml"), "dw_conv_nano")
+    assert "cock" in model.names[7] and "zebra" in model.names[340]
+    with pytest.raises(UserError, match=r"^--checkpoint: i_dynamic_tiny: no weights of I-Dynamic were ever released"):
+        evaluate_checkpoint(config, Path("i_dynamic_tiny"))

@@ -16,6 +16,7 @@ from engine.weights import read_classes
 from models import build_model
 from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
+from models.zoo import weights_file
 from tools.pictures.draw import Classes
 
 
@@ -23,6 +24,7 @@ class Classifier:
     """The model of a YAML config with the weights of a checkpoint.
 
     Args:
+        checkpoint: a file, or the name of a model, for its released weights, whose classes are ImageNet's.
         classes: what names the outputs where the weights do not: "imagenet" or a file with a name a line.
 
     Raises:
@@ -30,6 +32,9 @@ class Classifier:
     """
 
     def __init__(self, config: str, checkpoint: str, classes: str | None = None, *, best: int = 5) -> None:
+        file = str(weights_file(checkpoint))
+        if file != checkpoint:
+            checkpoint, classes = file, classes or "imagenet"
         settings = with_num_classes(load_config(Path(config), []), read_classes(Path(checkpoint)))
         self.data, self.best = settings.data, best
         self.model = build_model(settings.model).eval()
