@@ -13,7 +13,7 @@ from data.classes import imagenet_classes, shown_names
 from models.errors import UserError
 
 TOP = 5
-_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.", re.IGNORECASE)  # Hugging Face's copy adds the synset
 
 
 class Metric(Protocol):
@@ -55,7 +55,7 @@ class RealAccuracy:
         Raises:
             UserError: an image is not named as in ImageNet's validation set.
         """
-        published = json.loads(files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text())
+        published = real_labels()
         rows = [published[_number(loader.name(i), len(published))] for i in range(loader.num_images)]
         width = max(1, max(map(len, rows), default=1))
         padded = [row + [-1] * (width - len(row)) for row in rows]
@@ -66,6 +66,11 @@ class RealAccuracy:
         labels = self._labels[indices.to(self._labels.device)]
         right = (guesses(logits).unsqueeze(2) == labels.unsqueeze(1)).any(2)
         return _tally(right, labels[:, 0] >= 0)
+
+
+def real_labels() -> list[list[int]]:
+    """The classes of each of ImageNet's 50,000 validation images, in the order of their numbers; some have none."""
+    return json.loads(files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text())
 
 
 def build_metric(labels: str, loader: EvalLoader, num_classes: int, device: torch.device) -> Metric:

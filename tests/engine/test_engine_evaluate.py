@@ -17,7 +17,7 @@ from data.classes import imagenet_classes
 from data.sampler import EvalSampler
 from engine.distributed import World
 from engine.evaluate import RunStopped, TrainingFailed, evaluate
-from engine.labels import RealAccuracy, TopKAccuracy, build_metric
+from engine.labels import RealAccuracy, TopKAccuracy, build_metric, real_labels
 from engine.schema import TrainConfig
 from models.errors import UserError
 
@@ -176,6 +176,15 @@ def test_real_needs_the_names_of_imagenet():
     loader.classes, loader.records = ["cat", *imagenet_classes()[1:]], SimpleNamespace(numbered=False)
     with pytest.raises(UserError, match="needs the 1000 classes of ImageNet, the model's are 'cat', 'n01443537'"):
         build_metric("real", loader, 1000, ALONE.device)
+
+
+def test_real_knows_the_names_of_hugging_faces_copy():
+    loader = SimpleNamespace(num_images=2, name=lambda i: f"ILSVRC2012_val_{i + 2:08d}_n01440764.JPEG")
+    first, second = real_labels()[1:3]
+    logits = torch.zeros(2, 1000)
+    logits[0, first[0]] = logits[1, second[0]] = 1.0
+    metric = RealAccuracy(loader, torch.device("cpu"))
+    assert metric(logits, torch.zeros(2, dtype=torch.int64), torch.arange(2)).tolist() == [2, 2, 2]
 
 
 class Failing(Numbers):
