@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-gpu clean
+.PHONY: reproduce faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -65,6 +65,9 @@ check: $(DEV_STAMP)  ## lint, format and types
 
 tables: $(CORE_STAMP)  ## the paper's tables beside ours, with the command that trains each row
 	$(PY) tools/make_tables.py
+
+reproduce: $(CORE_STAMP)  ## evaluate every released weight whose data are in DATA=DIR, beside the paper (ARGS="--images 1000": a first look)
+	$(PY) tools/reproduce.py $(DATA) $(ARGS)
 
 bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
 	$(PY) benchmarks/speed.py --suite standard

@@ -13,7 +13,9 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 
-class _Maker:
+class Maker:
+    """Fills a state dict with random tensors, name by name."""
+
     def __init__(self, seed: int) -> None:
         self.state: State = {}
         self.generator = torch.Generator().manual_seed(seed)
@@ -38,7 +40,7 @@ class _Maker:
 def make_state(kind: str, width: int, depths: tuple[int, ...], *, classes: int = 10, heads: tuple[int, ...] = (),
                window: int = 7, per_group: int = 4, img_size: int = 64, seed: int = 0) -> State:  # fmt: skip
     """Random weights under the authors' names; ``kind`` is swin, dw_conv, d_dw_conv or i_dynamic."""
-    make = _Maker(seed)
+    make = Maker(seed)
     make.linear("patch_embed.proj", width, 3, 4, 4)
     make.norm("patch_embed.norm", width)
     for stage, depth in enumerate(depths):
@@ -59,7 +61,7 @@ def make_state(kind: str, width: int, depths: tuple[int, ...], *, classes: int =
     return make.state
 
 
-def _swin_block(make: _Maker, name: str, dim: int, heads: int, window: int, side: int, block: int) -> None:
+def _swin_block(make: Maker, name: str, dim: int, heads: int, window: int, side: int, block: int) -> None:
     make.norm(f"{name}.norm1", dim)
     make.norm(f"{name}.norm2", dim)
     make.linear(f"{name}.attn.qkv", 3 * dim, dim)
@@ -73,7 +75,7 @@ def _swin_block(make: _Maker, name: str, dim: int, heads: int, window: int, side
         make.state[f"{name}.attn_mask"] = torch.zeros(windows, window**2, window**2)
 
 
-def _depthwise_block(make: _Maker, name: str, dim: int, kind: str, window: int, per_group: int) -> None:
+def _depthwise_block(make: Maker, name: str, dim: int, kind: str, window: int, per_group: int) -> None:
     conv = f"{name}.attn2conv"
     for norm in ("bn0", "bn", "bn2"):
         make.norm(f"{conv}.{norm}", dim, batch=True)
