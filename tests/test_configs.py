@@ -36,6 +36,8 @@ WHOLE = [path for path in EXPERIMENTS if path.name not in ("recipe.yaml", "compa
 def test_it_loads_builds_and_runs(path: Path) -> None:
     """A forward pass without values, and the optimiser and schedule that its training would begin with."""
     config = load_config(path, world_size=1)
+    if config.model.num_classes is None:  # as many as the data have
+        config = load_config(path, ["model.num_classes=7"], world_size=1)
     size = config.model.img_size
     height, width = (size, size) if isinstance(size, int) else size
     with torch.device("meta"):
