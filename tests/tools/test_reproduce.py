@@ -177,7 +177,7 @@ def test_the_table_has_the_papers_number_and_the_readmes(tmp_path: Path) -> None
     values = {"coco/bbox_mAP": 0.5123, "coco/segm_mAP": 0.44, "coco/bbox_mAP_50": -1, "coco/bbox_mAP_75": None}
     lines = report.as_text(report.measures(box, {**values, "eval_images": 5000}), load_tables(), intervals=True)
     rows = {line.split()[1]: line.split() for line in lines.splitlines()[2:]}
-    assert rows["box_ap"][2:8] == ["5,000", "51.1", "51", "51.23", "+0.13", "+0.23"]
+    assert rows["box_ap"][2:8] == ["5,000", "51.1", "51.0", "51.23", "+0.13", "+0.23"]
     assert rows["mask_ap"][2:8] == ["5,000", "44.2", "44.1", "44.00", "-0.20", "-0.10"]
     assert rows["box_ap"][8:] == ["none", "for", "AP", "and", "mIoU"] and "box_ap75" not in rows
 

@@ -66,7 +66,7 @@ def _line(measure: Measure, tables: list[Table], intervals: bool) -> list[str]:
     paper = paper_prints(tables, release.config, release.task, measure.metric)
     readme = release.readme.get(measure.metric)
     cells = [Path(release.file).stem, measure.metric, f"{measure.images:,}", paper]
-    cells += [NOT_PRINTED if readme is None else f"{readme:g}", f"{measure.value:.2f}"]
+    cells += [NOT_PRINTED if readme is None else str(readme), f"{measure.value:.2f}"]
     cells += [_difference(measure.value, None if paper == NOT_PRINTED else float(paper))]
     cells += [_difference(measure.value, readme)]
     if intervals:
