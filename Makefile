@@ -48,6 +48,9 @@ quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictu
 faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
 	$(PY) -m tests.faults
 
+mutants: $(DEV_STAMP)  ## write small faults into the code, count which the tests notice (SAMPLE=N of each module; all take hours)
+	$(PY) -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE))
+
 theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
 	$(PY) tools/theory_page.py
 

@@ -1,0 +1,47 @@
+"""Which modules are changed, and which tests must notice. Tests that start processes of their own are left out."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules, and the tests that are run against their mutants: a mutant meets those that call its function."""
+
+    name: str
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    def covers(self, path: str) -> bool:
+        """Whether a path of the checkout is one of the modules, which may hold ``*``."""
+        return any(fnmatch(path, module) for module in self.modules)
+
+
+def _tests(folder: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/{folder}/test_{folder}_{name}.py" for name in names)
+
+
+SUITE = (
+    Group(
+        "data",
+        ("data/classes.py", "data/sampler.py", "data/transforms.py", "data/readers/*.py"),
+        (
+            *_tests("data", "classes", "sampler", "transforms", "readers", "whole", "recipe", "loader", "mnist"),
+            "tests/data/test_data_scale.py::test_the_order_of_an_epoch_is_a_permutation_and_quick",
+            "tests/data/test_data_scale.py::test_the_order_is_fixed_for_all_time",
+            "tests/data/test_data_scale.py::test_repeated_augmentation",
+        ),
+    ),
+    Group(
+        "engine",
+        tuple(f"engine/{name}.py" for name in ("records", "logs", "checkpoint", "optim", "meter", "evaluate")),
+        (
+            *_tests("engine", "checkpoint", "saving", "records", "logs", "meter", "optim"),
+            *(
+                f"tests/engine/test_engine_evaluate.py::test_{name}"
+                for name in ("one_process_counts_every_size", "mode_of_the_model_is_given_back")
+            ),
+        ),
+    ),
+    Group("trainer", ("engine/trainer.py", "engine/reader.py"), _tests("engine", "trainer")),
+)
