@@ -10,6 +10,7 @@ from torch import Tensor
 from data.sampler import BatchKey
 from data.upload import Upload
 
+_AT_ONCE = 1 << 17  # values, which stay in the processor's cache while they are normalised
 _KEPT = 3  # batches: one in use, one kept by the caller, one being made
 
 
@@ -94,8 +95,9 @@ class Normalizer:
             noise = self._upload.send(noise) if len(noise) else noise
         else:
             images = self._allocate(pixels.shape)
-            for image, source in zip(images, pixels, strict=True):  # one at a time stays in the cache
-                image.copy_(source).mul_(self.scale).add_(self.shift)
+            some = max(1, _AT_ONCE // pixels[:1].numel()) if len(images) else 1
+            for part, source in zip(images.split(some), pixels.split(some), strict=True):
+                part.copy_(source).mul_(self.scale).add_(self.shift)
         used = 0
         for sample, top, left, height, width in raw.boxes:
             size = images.shape[1] * height * width

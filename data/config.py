@@ -116,6 +116,8 @@ class DataConfig(_Section):
     """Copy batches into page-locked memory where there is a GPU."""
     fast_decode: bool = True
     """Faster JPEG decoding for training crops; see docs/data.md for the pixel difference. Evaluation is exact."""
+    cache: Literal["none", "memory"] = "none"
+    """`memory`: keep all pictures decoded, for data that fit. The batches stay the same to the last bit."""
     max_corrupt: float = Field(default=0.001, ge=0, le=1)
     """Largest share of unreadable training images before the run stops."""
     exif: bool = False

@@ -32,7 +32,7 @@ class Encoded:
     """An image whose size (width, height) is known and whose pixels are not decoded yet.
 
     data, frame: the file and its header, where it is an ordinary JPEG, which the fast decoder takes. Otherwise
-    `opened` is PIL's.
+    `opened` is PIL's, or `pixels`, uint8 (C, H, W), are there already.
     """
 
     name: str
@@ -40,11 +40,14 @@ class Encoded:
     data: bytes | None = None
     frame: Frame | None = None
     opened: Image.Image | None = None
+    pixels: np.ndarray | None = None
 
     def open(self) -> Image.Image:
         """Return the image as PIL opens it. Raises CorruptImageError for a broken header."""
         if self.opened is not None:
             return self.opened
+        if self.pixels is not None:
+            return to_image(self.pixels)
         assert self.data is not None
         return _open(self.data, self.name)
 
@@ -74,6 +77,24 @@ def decode(image: Encoded, channels: int) -> Image.Image:
         raise  # says what is wrong already
     except BROKEN as error:
         raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
+
+
+def pixels_of(image: Encoded, channels: int) -> np.ndarray:
+    """Decode to uint8 (C, H, W), which is not to be changed. Raises CorruptImageError as :func:`decode`."""
+    return to_array(decode(image, channels)) if image.pixels is None else image.pixels
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return uint8 (C, H, W), a view of PIL's bytes packed line by line: nearly planes, so it is quickly copied."""
+    if image.mode == "L":
+        return np.asarray(image)[None]
+    width, height = image.size
+    return np.frombuffer(image.tobytes("raw", "RGB;L"), dtype=np.uint8).reshape(height, 3, width).transpose(1, 0, 2)
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Return uint8 (C, H, W) as PIL's image, RGB or grey."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def eight_bits(image: Image.Image, name: str) -> Image.Image:

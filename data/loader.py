@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch, Normalizer, RawBatch, Replacement
+from data.cache import CachedReader
 from data.classes import imagenet_classes, load_classes, match_classes, shown_names, without_images
 from data.config import DataConfig
 from data.dataset import BatchDataset
@@ -129,8 +130,7 @@ class TrainLoader(_Loader):
         self.replaced: dict[int, Replacement] = {}
         self._allowed = math.floor(cfg.max_corrupt * len(reader.records))
         self._sampler = sampler
-        dataset = BatchDataset(reader, transform, training=True, exif=cfg.exif)
-        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size, device)
+        self._pipeline = _Pipeline(cfg, _dataset(cfg, reader, transform), transform.size, sampler.batch_size, device)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -175,8 +175,7 @@ class EvalLoader(_Loader):
         self.empty_classes = without_images(reader.records, few)
         """The classes without images."""
         self._sampler = sampler
-        dataset = BatchDataset(reader, transform, training=False, exif=cfg.exif)
-        self._pipeline = _Pipeline(cfg, dataset, transform.size, sampler.batch_size, device)
+        self._pipeline = _Pipeline(cfg, _dataset(cfg, reader, transform), transform.size, sampler.batch_size, device)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -184,6 +183,13 @@ class EvalLoader(_Loader):
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches. Raises CorruptImageError naming the file that cannot be read."""
         return self._pipeline.batches(self._sampler)
+
+
+def _dataset(cfg: DataConfig, reader: Reader, transform: TrainTransform | EvalTransform) -> BatchDataset:
+    """What makes the batches, from the reader or from its pictures in memory, which are upright already."""
+    training, cached = isinstance(transform, TrainTransform), cfg.cache == "memory"
+    source = CachedReader(reader, cfg.channels, exif=cfg.exif) if cached else reader
+    return BatchDataset(source, transform, training=training, exif=cfg.exif and not cached)
 
 
 def build_train_loader(
@@ -202,6 +208,12 @@ def build_train_loader(
     """
     if cfg.mixup.enabled and batch_size % 2:
         raise UserError(f"a batch of {batch_size} per rank must be even: mixup mixes neighbours (data.mixup)")
+    transform = TrainTransform(cfg, img_size)
+    if cfg.cache == "memory" and transform.resized and cfg.fast_decode:
+        raise UserError(
+            "data.cache=memory: crops that are resized come out of the files by data.fast_decode, with other pixels "
+            "than from whole pictures; use data.augment.crop=padded or data.fast_decode=false"
+        )
     reader = open_reader(cfg, "train")
     sampler = TrainSampler(
         len(reader.records),
@@ -211,7 +223,7 @@ def build_train_loader(
         seed=seed,
         repeats=cfg.augment.repeats,
     )
-    return TrainLoader(cfg, reader, sampler, TrainTransform(cfg, img_size), device)
+    return TrainLoader(cfg, reader, sampler, transform, device)
 
 
 def build_eval_loader(

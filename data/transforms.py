@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from data.config import AugmentConfig, DataConfig
 from data.crop import exact_crop, fast_crop
-from data.decode import Encoded, decode
+from data.decode import Encoded, decode, pixels_of, to_array, to_image
 from data.randaugment import speed_up
 from models.errors import UserError
 
@@ -60,20 +60,19 @@ class TrainTransform:
         self.cfg = cfg
         augment = cfg.augment
         self.resized = augment.crop == "resized" or (augment.crop == "auto" and max(self.size) > SMALL)
-        self.padded_crop = transforms.RandomCrop(self.size, padding=augment.padding, pad_if_needed=True)
         self.operations = _operations(cfg, self.size)
 
     def __call__(self, encoded: Encoded) -> Sample:
         """Transform an image. Raises CorruptImageError naming the file."""
-        image = self._flip(self._crop(encoded))
-        for operation in self.operations:
-            image = operation(image)
-        pixels = to_array(image)
+        image = self._flipped(self._resized_crop(encoded) if self.resized else self._padded_crop(encoded))
+        if self.operations:
+            image = to_image(image) if isinstance(image, np.ndarray) else image
+            for operation in self.operations:
+                image = operation(image)
+        pixels = image if isinstance(image, np.ndarray) else to_array(image)
         return Sample(pixels, draw_erased(self.cfg.augment, len(pixels), self.size))
 
-    def _crop(self, encoded: Encoded) -> Image.Image:
-        if not self.resized:
-            return self.padded_crop(decode(encoded, self.cfg.channels))
+    def _resized_crop(self, encoded: Encoded) -> Image.Image:
         augment = self.cfg.augment
         sized = _Sized()
         sized.size = encoded.size
@@ -81,14 +80,42 @@ class TrainTransform:
         crop = fast_crop if self.cfg.fast_decode else exact_crop
         return crop(encoded, box, self.size, self.cfg.interpolation, self.cfg.channels)
 
-    def _flip(self, image: Image.Image) -> Image.Image:
+    def _padded_crop(self, encoded: Encoded) -> np.ndarray:
+        return padded_crop(pixels_of(encoded, self.cfg.channels), self.size, self.cfg.augment.padding)
+
+    def _flipped(self, image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
         """Draw as torchvision's flips do, without the calls around them."""
         augment = self.cfg.augment
-        if augment.hflip and torch.rand(1).item() < augment.hflip:
+        across = bool(augment.hflip) and torch.rand(1).item() < augment.hflip
+        down = bool(augment.vflip) and torch.rand(1).item() < augment.vflip
+        if isinstance(image, np.ndarray):
+            return image[:, :: -1 if down else 1, :: -1 if across else 1]
+        if across:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if augment.vflip and torch.rand(1).item() < augment.vflip:
-            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        return image
+        return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if down else image
+
+
+def padded_crop(pixels: np.ndarray, size: Size, padding: int) -> np.ndarray:
+    """Cut a random window of `size` from uint8 (C, H, W) with a black border, as torchvision's RandomCrop draws it.
+
+    An image that is smaller than the window with its border gets a border as wide as what is missing, on both sides.
+    """
+    (tall, wide), (height, width) = size, pixels.shape[1:]
+    above, left = padding + max(0, tall - height - 2 * padding), padding + max(0, wide - width - 2 * padding)
+    room = height + 2 * above - tall, width + 2 * left - wide
+    first = [int(torch.randint(0, most + 1, size=(1,))) for most in room] if any(room) else room
+    window = np.zeros((len(pixels), tall, wide), dtype=np.uint8)
+    rows, from_rows = _overlap(first[0] - above, tall, height)
+    columns, from_columns = _overlap(first[1] - left, wide, width)
+    window[:, rows, columns] = pixels[:, from_rows, from_columns]
+    return window
+
+
+def _overlap(shift: int, wanted: int, there: int) -> tuple[slice, slice]:
+    """The lines of a window of `wanted` that show a picture of `there`, and its lines: k shows k + shift."""
+    low = max(0, -shift)
+    high = max(low, min(wanted, there - shift))
+    return slice(low, high), slice(low + shift, high + shift)
 
 
 def _operations(cfg: DataConfig, size: Size) -> list:
@@ -156,6 +183,7 @@ class EvalTransform:
         mode = cfg.eval_crop
         if mode == "auto":
             mode = "none" if max(size) <= SMALL else "center"
+        self.whole = mode == "none"
         if mode == "none":
             self.transform = CenterCropOrPad(list(size))
         elif mode == "squash":
@@ -166,19 +194,13 @@ class EvalTransform:
 
     def __call__(self, encoded: Encoded) -> Sample:
         """Transform an image. Raises CorruptImageError naming the file."""
+        if self.whole and encoded.pixels is not None and encoded.pixels.shape[1:] == self.size:
+            return Sample(encoded.pixels, [])  # nothing to cut or to pad
         return Sample(to_array(self.transform(decode(encoded, self.cfg.channels))), [])
 
 
 def _torch_mode(name: str) -> transforms.InterpolationMode:
     return transforms.InterpolationMode(name)
-
-
-def to_array(image: Image.Image) -> np.ndarray:
-    """Return uint8 (C, H, W), a view of PIL's bytes packed line by line: nearly planes, so it is quickly copied."""
-    if image.mode == "L":
-        return np.asarray(image)[None]
-    width, height = image.size
-    return np.frombuffer(image.tobytes("raw", "RGB;L"), dtype=np.uint8).reshape(height, 3, width).transpose(1, 0, 2)
 
 
 class _Sized(Image.Image):

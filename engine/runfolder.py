@@ -34,7 +34,7 @@ FREE = {
         *("accumulation", "threads", "save_every", "keep", "log_every", "tensorboard", "wandb", "profile", "timeout"),
         *("max_bad_steps", "device", "bn_batch"),
     },
-    "data": {"root", "index", "workers", "prefetch", "timeout", "pin_memory", "max_corrupt"},
+    "data": {"root", "index", "workers", "prefetch", "timeout", "pin_memory", "max_corrupt", "cache"},
     "eval": {"batch_size", "precision"},
 }
 
