@@ -15,6 +15,7 @@ from data.batch import Batch, Normalizer, RawBatch
 from data.errors import CorruptImageError
 from data.sampler import BatchKey
 from data.transforms import padded_crop
+from data.upload import Upload
 from models.errors import UserError
 
 SIZES = [(32, 32), (32, 32), (40, 20), (9, 35), (50, 60), (32, 32)]  # width, height
@@ -167,7 +168,7 @@ def test_a_batch_of_small_pictures_is_normalised_as_each_alone() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (101, 3, 32, 32), dtype=np.uint8))
     key = BatchKey(0, 0, 0, np.arange(101), np.zeros(101))
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.1])
-    normalise = Normalizer(tuple(mean.tolist()), tuple(std.tolist()), pin_memory=False)
+    normalise = Normalizer(tuple(mean.tolist()), tuple(std.tolist()), Upload(torch.device("cpu"), pin_memory=False))
     whole = normalise(RawBatch(key, [0] * 101, pixels=pixels)).images
     wanted = (pixels.double() / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     assert (whole - wanted).abs().max() < 1e-5
