@@ -37,6 +37,7 @@ ELSEWHERE = {
     "data.pin_memory": "tests/engine/test_engine_keys.py::test_workers_and_memory_are_as_asked",
     "data.timeout": "tests/data/test_data_faults.py::test_a_stalled_worker_is_named_after_the_timeout",
     "data.max_corrupt": "tests/data/test_data_faults.py::test_too_many_corrupt_images_end_the_run",
+    "data.cache": "tests/data/test_data_cache.py::test_nothing_is_read_after_the_start",
     "data.exif": "tests/data/test_data_whole.py::test_pictures_are_turned_by_their_exif_where_that_is_wanted",
     "data.max_pixels": "tests/data/test_data_readers.py::test_an_image_bomb_is_refused",
     "train.device": "tests/engine/test_engine_runs.py::test_bad_input_is_one_line_and_status_2",
