@@ -183,7 +183,7 @@ class EvalTransform:
         mode = cfg.eval_crop
         if mode == "auto":
             mode = "none" if max(size) <= SMALL else "center"
-        self.whole = mode == "none"
+        self.mode = mode
         if mode == "none":
             self.transform = CenterCropOrPad(list(size))
         elif mode == "squash":
@@ -194,7 +194,7 @@ class EvalTransform:
 
     def __call__(self, encoded: Encoded) -> Sample:
         """Transform an image. Raises CorruptImageError naming the file."""
-        if self.whole and encoded.pixels is not None and encoded.pixels.shape[1:] == self.size:
+        if self.mode == "none" and encoded.pixels is not None and encoded.pixels.shape[1:] == self.size:
             return Sample(encoded.pixels, [])  # nothing to cut or to pad
         return Sample(to_array(self.transform(decode(encoded, self.cfg.channels))), [])
 

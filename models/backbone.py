@@ -23,9 +23,14 @@ from .mixers.base import BlockInfo
 from .timm_protocol import TimmProtocol
 
 
+def missing(length: int, multiple: int) -> int:
+    """What a length lacks to a multiple. Without a remainder of a negative number: exporters reason on this formula."""
+    return (length + multiple - 1) // multiple * multiple - length
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zero-pad an NHWC map at the bottom and right."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % multiple, 0, -x.shape[1] % multiple))
+    return F.pad(x, (0, 0, 0, missing(x.shape[2], multiple), 0, missing(x.shape[1], multiple)))
 
 
 class PatchEmbed(nn.Module):
@@ -39,7 +44,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        image = F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        image = F.pad(image, (0, missing(width, self.patch_size), 0, missing(height, self.patch_size)))
         # In NHWC memory the convolution writes the map as the blocks read it.
         image = image.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(image).permute(0, 2, 3, 1))

@@ -59,7 +59,7 @@ def register(
     """
 
     def build(pretrained: bool = False, **overrides: Any) -> nn.Module:
-        if pretrained:
+        if pretrained and not _brings_weights(overrides.get("pretrained_cfg")):
             file = str(released_file(name, overrides))
             given = overrides.get("pretrained_cfg_overlay") or {}
             overrides["pretrained_cfg_overlay"] = {**given, "file": file, "custom_load": True}
@@ -74,6 +74,11 @@ def register(
     default_cfgs.update(generate_default_cfgs({name: {**_DEFAULT_CFG, **where, **(default_cfg or {})}}))
     register_model(build)
     _CLASSES[name] = partial(cls, **arguments)
+
+
+def _brings_weights(config: Any) -> bool:
+    """Whether timm was asked for ``local-dir:FOLDER`` or ``hf-hub:REPOSITORY``, whose weights it then reads itself."""
+    return isinstance(config, Mapping) and config.get("source") in ("local-dir", "hf-hub")
 
 
 # The arguments that released weights adapt to, or that have no weights.

@@ -82,6 +82,8 @@ class WindowMixer(Mixer):
     The window is at most as large as the map at the nominal input size. Weights are shared within heads.
     """
 
+    exports_any_size = False  # whether windows are shifted is decided by the size
+
     def __init__(self, info: BlockInfo, *, window_size: int) -> None:
         super().__init__(info, window_size=min(window_size, *info.resolution))
         if info.dim % info.num_heads:

@@ -122,6 +122,8 @@ class Mixer(nn.Module):
     """Norm of a dense backbone's outputs."""
     dense_window_pad: ClassVar[bool] = False
     """Whether a dense backbone is built with ``window_pad=True``, an option that the constructor then has."""
+    exports_any_size: ClassVar[bool] = True
+    """Whether a graph that was recorded at one size of the map is right at every other."""
     no_weight_decay: ClassVar[Sequence[str]] = ()
     """Parameters of two or more dimensions that take no weight decay; those of fewer never do."""
     foreign_names: ClassVar[Sequence[tuple[str, str]]] = ()

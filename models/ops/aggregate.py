@@ -1,12 +1,11 @@
 """One call for every operator of the paper's family, `y_i = sum_j w_ij * x_ij`."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import position, shared
-from .backend import watched_by_others
-from .cpu_shared import shared_forward
+from .backend import recorded_for_others, watched_by_others
+from .cpu_shared import all_taps, shared_forward
 from .reference import pad_positions
 
 
@@ -26,7 +25,7 @@ def local_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         ValueError: a shape does not fit.
     """
     _check(x, weight, bias)
-    if torch.onnx.is_in_onnx_export():
+    if recorded_for_others():
         return exported_aggregate(x, weight, bias)
     if watched_by_others():
         return shared_forward(x, weight, bias) if weight.dim() < 6 else exported_aggregate(x, weight, bias)
@@ -59,7 +58,7 @@ def generate_and_aggregate(
         raise ValueError(f"x {tuple(x.shape)} and hidden {tuple(hidden.shape)} must agree in (B, H, W)")
     if weight.shape != (groups * kernel * kernel, hidden.shape[-1]) or x.shape[-1] % groups:
         raise ValueError(f"weight {tuple(weight.shape)} does not fit {groups} groups of {kernel}x{kernel}")
-    if torch.onnx.is_in_onnx_export() or watched_by_others():
+    if recorded_for_others() or watched_by_others():
         return exported_generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
     return position.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
 
@@ -78,9 +77,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def exported_aggregate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `models.ops.local_aggregate`, in operators that ONNX has, for any batch size: a sum over shifted maps."""
+    """As `models.ops.local_aggregate`, in operators that ONNX has, for any batch and map size: a convolution, or a sum
+    over shifted maps.
+    """
     if weight.dim() == 3:
-        return shared_forward(x, weight, bias)
+        return all_taps(x, weight, bias)
     batch, height, width, channels = x.shape
     groups, rows, columns = weight.shape[-3:]
     padded = pad_positions(x, rows, columns).reshape(

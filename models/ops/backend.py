@@ -53,6 +53,27 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
+_portable = False
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Inside the block only PyTorch's own operators run, on all threads: what is recorded there, for any batch and map
+    size, runs where this package is not installed.
+    """
+    global _portable
+    before, _portable = _portable, True
+    try:
+        yield
+    finally:
+        _portable = before
+
+
+def recorded_for_others() -> bool:
+    """Whether a graph is being made that others will run: in :func:`portable`, and in an export to ONNX."""
+    return _portable or torch.onnx.is_in_onnx_export()
+
+
 def watched_by_others() -> bool:
     """Whether a tool that is not PyTorch's own looks at every operator that runs (ptflops counts them so). It knows
     convolutions and products, not operators of a project.

@@ -63,6 +63,13 @@ def shared_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _aggregate(x, weight, bias, before)
 
 
+def all_taps(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As :func:`shared_forward` for static weights, without a look at the map's size, for graphs of any size."""
+    before = same_padding(weight.shape[-2])[0], same_padding(weight.shape[-1])[0]
+    weight = weight.repeat_interleave(x.shape[-1] // weight.shape[0], dim=0)
+    return _convolve(x.permute(0, 3, 1, 2), weight, bias, before).permute(0, 2, 3, 1).contiguous()
+
+
 def shared_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
     """The gradient for x: the same sum with every kernel turned around and the padding swapped."""
     before = same_padding(weight.shape[-2])[1], same_padding(weight.shape[-1])[1]
