@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -38,3 +39,11 @@ def test_the_notebook_runs_and_shows_what_it_says(
     drawn = [axis.images[0].get_array() for axis in figure.axes]
     assert len(drawn) == 10 and abs(drawn[1] - drawn[6]).max() > 1e-3  # the same channel for two images
     plt.close(figure)
+
+
+def test_the_notebook_is_code_and_words_without_outputs() -> None:
+    notebook = json.loads((ROOT / "docs" / "zoo.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), cell["id"], "exec")
+            assert not cell["outputs"] and cell["execution_count"] is None

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from data.classes import load_classes
-from data.config import DataConfig
+from data.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from data.transforms import EvalTransform, channel_values
 from engine.config import load_config
 from engine.weights import read_about
@@ -69,7 +69,15 @@ def read_source(name_or_run: str, weights: Path | None, size: int | None, classe
         return _source(name_or_run, name_or_run, model, [], size, DataConfig(), names)
     state, about = convert_state(read_weights(weights)), read_about(weights)
     config = _config_of(name_or_run, state, about, weights, size)
-    return _loaded(config, name_or_run, weights, state, DataConfig(channels=config.in_chans), classes)
+    return _loaded(config, name_or_run, weights, state, _usual_preparation(config.in_chans), classes)
+
+
+def _usual_preparation(channels: int) -> DataConfig:
+    """ImageNet's, for weights that do not say theirs; for grey pictures with the mean of its three statistics."""
+    if channels != 1:
+        return DataConfig(channels=channels)
+    mean, std = (sum(values) / len(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return DataConfig(channels=1, mean=(mean,), std=(std,))
 
 
 def _from_run(folder: Path, weights: Path | None, size: int | None, classes: str | None) -> Source:
