@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -72,7 +72,7 @@ def read_source(name_or_run: str, weights: Path | None, size: int | None, classe
     return _loaded(config, name_or_run, weights, state, _usual_preparation(config.in_chans), classes)
 
 
-def _usual_preparation(channels: int) -> DataConfig:
+def _usual_preparation(channels: Literal[1, 3]) -> DataConfig:
     """ImageNet's, for weights that do not say theirs; for grey pictures with the mean of its three statistics."""
     if channels != 1:
         return DataConfig(channels=channels)
