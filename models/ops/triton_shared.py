@@ -5,29 +5,20 @@ from the cache: a program owns TILE_H x TILE_W positions of BLOCK_C channels; at
 each input row once and adds it to every output row of the tile that it reaches. Its accumulators stay in registers.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .reference import accumulation_dtype, same_padding
-from .triton_common import on_device, power_of_two, triton_dtype, tuned
+from .triton_common import on_device, or_plain, power_of_two, triton_dtype
+
+# Warps of a program: with two, a thread holds four channels of each of a tile's rows.
+_WARPS = 2
 
 
-def _block_sizes(rows: int, columns: int, warps: int) -> dict[str, int]:
-    return {"TILE_H": rows, "TILE_W": columns, "num_warps": warps}
-
-
-@tuned(
-    [
-        _block_sizes(8, 8, 4),
-        _block_sizes(4, 8, 4),
-        _block_sizes(4, 16, 4),
-        _block_sizes(4, 8, 2),
-        _block_sizes(2, 16, 4),
-    ],
-    key=["height", "width", "channels", "KERNEL_H"],
-)
 @triton.jit
 def _forward_kernel(
     x_ptr,
@@ -94,43 +85,68 @@ def _grad_weight_kernel(
     height,
     width,
     channels,
-    rows_per_part,
     parts,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     TOP: tl.constexpr,
     LEFT: tl.constexpr,
     ACC: tl.constexpr,
-    TILE_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
 ):
-    """One image's rows [part), one kernel row: its KERNEL_W taps, summed over the rows."""
+    """TILE_H rows of one image, one kernel column: its KERNEL_H taps, summed over the rows."""
     image = (tl.program_id(0) // parts).to(tl.int64)
-    first_row = tl.program_id(0) % parts * rows_per_part
+    first_row = tl.program_id(0) % parts * TILE_H
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    i = tl.program_id(2)
+    j = tl.program_id(2)
     real = c < channels
     grad_ptr += image * height * width * channels + c[None, :]
     x_ptr += image * height * width * channels + c[None, :]
-    taps = (tl.zeros([TILE_W, BLOCK_C], dtype=ACC),) * KERNEL_W
-    for row in range(first_row, tl.minimum(first_row + rows_per_part, height)):
-        source_row = row + i - TOP
-        row_exists = (source_row >= 0) & (source_row < height)
-        for first_column in range(0, width, TILE_W):
-            columns = first_column + tl.arange(0, TILE_W)
-            mask = ((columns < width) & row_exists)[:, None] & real[None, :]
-            grad = tl.load(grad_ptr + (row * width + columns)[:, None] * channels, mask=mask, other=0.0).to(ACC)
+    taps = (tl.zeros([TILE_W, BLOCK_C], dtype=ACC),) * KERNEL_H
+    for first_column in range(0, width, TILE_W):
+        columns = first_column + tl.arange(0, TILE_W)
+        grads = ()
+        for o in tl.static_range(TILE_H):
+            mask = ((columns < width) & (first_row + o < height))[:, None] & real[None, :]
+            at = ((first_row + o) * width + columns)[:, None] * channels
+            grads = grads + (tl.load(grad_ptr + at, mask=mask, other=0.0).to(ACC),)  # type: ignore[assignment]  # noqa: RUF005
+        source = columns + j - LEFT
+        column_exists = (source >= 0) & (source < width)
+        for r in tl.static_range(TILE_H + KERNEL_H - 1):
+            source_row = first_row + r - TOP
+            mask = (column_exists & (source_row >= 0) & (source_row < height))[:, None] & real[None, :]
+            at = (source_row * width + source)[:, None] * channels
+            value = tl.load(x_ptr + at, mask=mask, other=0.0).to(ACC)
             updated = ()
-            for j in tl.static_range(KERNEL_W):
-                source = columns + j - LEFT
-                mask = ((source >= 0) & (source < width) & row_exists)[:, None] & real[None, :]
-                at = (source_row * width + source)[:, None] * channels
-                value = tl.load(x_ptr + at, mask=mask, other=0.0).to(ACC)
-                updated = updated + (taps[j] + grad * value,)  # type: ignore[assignment]  # noqa: RUF005
+            for i in tl.static_range(KERNEL_H):
+                if r - i >= 0 and r - i < TILE_H:
+                    updated = updated + (taps[i] + grads[r - i] * value,)  # type: ignore[assignment]  # noqa: RUF005
+                else:
+                    updated = updated + (taps[i],)  # type: ignore[assignment]  # noqa: RUF005
             taps = updated
-    part_ptr += (tl.program_id(0).to(tl.int64) * KERNEL_H + i) * KERNEL_W * channels + c
-    for j in tl.static_range(KERNEL_W):
-        tl.store(part_ptr + j * channels, tl.sum(taps[j], axis=0), mask=real)
+    part_ptr += (tl.program_id(0).to(tl.int64) * KERNEL_H * KERNEL_W + j) * channels + c
+    for i in tl.static_range(KERNEL_H):
+        tl.store(part_ptr + i * KERNEL_W * channels, tl.sum(taps[i], axis=0), mask=real)
+
+
+class _Tile(NamedTuple):
+    """What one program works on, and how many there are."""
+
+    rows: int
+    columns: int
+    channels: int
+    parts: int
+    """Tiles that the rows of a map are cut into."""
+    channel_blocks: int
+
+
+def _tile(x: Tensor) -> _Tile:
+    """14 x 8 positions of 32 channels: 14 rows divide the paper's maps, and other heights are cut evenly."""
+    height, channels = x.shape[1], x.shape[3]
+    parts = triton.cdiv(height, 14)
+    block = power_of_two(channels, least=16, most=32)
+    return _Tile(triton.cdiv(height, parts), 8, block, parts, triton.cdiv(channels, block))
 
 
 def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int, int]) -> Tensor:
@@ -140,17 +156,12 @@ def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int
     kernel_height, kernel_width = weight.shape[-2:]
     # One row of channels for each tap, so that a program reads its weights as it reads the map.
     taps = weight.flatten(-2).transpose(-1, -2).repeat_interleave(channels // weight.shape[-3], dim=-1).contiguous()
-    block = power_of_two(channels, least=16, most=64)
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-
-    def grid(sizes: dict[str, int]) -> tuple[int, int]:
-        tiles = triton.cdiv(height, sizes["TILE_H"]) * triton.cdiv(width, sizes["TILE_W"])
-        return batch * tiles, triton.cdiv(channels, block)
-
+    tile = _tile(x)
     with on_device(x):
-        _forward_kernel[grid](
+        _forward_kernel[(batch * tile.parts * triton.cdiv(width, tile.columns), tile.channel_blocks)](
             x,
             taps,
             taps if bias is None else bias.contiguous(),
@@ -165,53 +176,58 @@ def _aggregate(x: Tensor, weight: Tensor, bias: Tensor | None, before: tuple[int
             LEFT=before[1],
             HAS_BIAS=bias is not None,
             ACC=triton_dtype(x.dtype),
-            BLOCK_C=block,
+            BLOCK_C=tile.channels,
+            TILE_H=tile.rows,
+            TILE_W=tile.columns,
+            num_warps=_WARPS,
         )
     return out
 
 
+@or_plain
 def shared_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (B, H, W, C), weight (G, k, k) or (B, G, k, k), bias (C,) or None -> (B, H, W, C)."""
     before = same_padding(weight.shape[-2])[0], same_padding(weight.shape[-1])[0]
     return _aggregate(x, weight, bias, before)
 
 
+@or_plain
 def shared_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
     """The gradient for x: every kernel turned around and the padding swapped."""
     before = same_padding(weight.shape[-2])[1], same_padding(weight.shape[-1])[1]
     return _aggregate(grad, weight.flip(-1, -2), None, before)
 
 
+@or_plain
 def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The gradient for weight. Parts are summed in a fixed order, so that it is the same in every run."""
     grad, x = grad.contiguous(), x.contiguous()
     batch, height, width, channels = x.shape
     groups, kernel_height, kernel_width = weight.shape[-3:]
-    block = power_of_two(channels, least=16, most=64)
-    rows = 8
-    parts = max(1, triton.cdiv(height, rows))
+    tile = _tile(x) if x.numel() else None
+    parts = 1 if tile is None else tile.parts
     part = torch.zeros(
         batch, parts, kernel_height * kernel_width, channels, dtype=accumulation_dtype(x.dtype), device=x.device
     )
-    if x.numel():
+    if tile is not None:
         with on_device(x):
-            _grad_weight_kernel[(batch * parts, triton.cdiv(channels, block), kernel_height)](
+            _grad_weight_kernel[(batch * parts, tile.channel_blocks, kernel_width)](
                 grad,
                 x,
                 part,
                 height,
                 width,
                 channels,
-                rows,
                 parts,
                 KERNEL_H=kernel_height,
                 KERNEL_W=kernel_width,
                 TOP=same_padding(kernel_height)[0],
                 LEFT=same_padding(kernel_width)[0],
                 ACC=triton_dtype(x.dtype),
-                TILE_W=512 // block,
-                BLOCK_C=block,
-                num_warps=4,
+                BLOCK_C=tile.channels,
+                TILE_H=tile.rows,
+                TILE_W=tile.columns,
+                num_warps=_WARPS,
             )
     total = part.sum(1) if weight.dim() == 4 else part.sum((0, 1))
     total = total.unflatten(-1, (groups, -1)).sum(-1).transpose(-1, -2)
