@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from triton.runtime.errors import OutOfResources  # noqa: E402
+from triton.runtime.errors import OutOfResources
 
-from models.ops import (  # noqa: E402
+from models.ops import (
     generate_and_aggregate,
     local_aggregate,
     triton_common,
@@ -94,9 +94,9 @@ def test_other_errors_of_a_launch_are_not_hidden(monkeypatch: pytest.MonkeyPatch
 
 
 def test_fewer_tiles_are_in_flight_where_there_is_less_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.empty(1, 7, 7, 1024)
+    x = torch.empty(1, 7, 7, 768)
     stages = []
     for budget in (101_376, 65_536, 49_152):  # sm_86, sm_75, what every GPU has
         monkeypatch.setattr(triton_common, "_SHARED_BUDGET", budget)
-        stages.append(triton_generated._plan(x, 256, 32, 7).constants["num_stages"])
+        stages.append(triton_generated._plan(x, 192, 32, 7).constants["num_stages"])
     assert stages == sorted(stages, reverse=True) and stages[0] > stages[-1] >= 1
