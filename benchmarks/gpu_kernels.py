@@ -10,7 +10,6 @@ import json
 import math
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,10 @@ def line(model: str, dtype: str, launch: Launch, row: dict[str, Any]) -> str:
     )
 
 
-def main(args: argparse.Namespace) -> int:
+@cli.command("gpu_kernels")
+def main() -> int:
     """Compile what is missing, print everything that was asked for."""
+    args = parser().parse_args()
     rows = json.loads(args.output.read_text()) if args.output.exists() else {}
     deadline = time.monotonic() + 60 * args.minutes
     print(f"{'model':16} {'dtype':5} {'GPU':7} {'kernel':15} {'shared':>8} {'regs':>5} {'local':>5} {'us':>8}  loads")
@@ -96,4 +97,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(partial(main, parser().parse_args())))
+    sys.exit(main())

@@ -66,7 +66,9 @@ def shared_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def all_taps(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As :func:`shared_forward` for static weights, without a look at the map's size, for graphs of any size."""
     before = same_padding(weight.shape[-2])[0], same_padding(weight.shape[-1])[0]
-    weight = weight.repeat_interleave(x.shape[-1] // weight.shape[0], dim=0)
+    repeats = int(x.shape[-1]) // weight.shape[0]
+    if repeats > 1:  # the older exporter of ONNX wants a kernel of known shape
+        weight = weight.repeat_interleave(repeats, dim=0)
     return _convolve(x.permute(0, 3, 1, 2), weight, bias, before).permute(0, 2, 3, 1).contiguous()
 
 

@@ -100,5 +100,5 @@ def test_the_camvid_grid_resolves_and_its_backbones_take_the_classifiers_weights
 
 
 def test_a_detector_is_compared_by_box_ap_in_percent() -> None:
-    assert SweepRow(**sweep_row(task="detection", runs=[{"coco/bbox_mAP": 0.25}])).scores == [25.0]
+    assert SweepRow(**sweep_row(task="detection", runs=[{"coco/bbox_mAP": 0.25, "seed": 0}])).scores == [25.0]
     assert METRICS["detection"].name == "box AP (%)"
