@@ -157,18 +157,17 @@ def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | No
     prepare_torch(config)
     world = join_world(config.train.device, config.train.timeout)
     set_up_text_log(None, world.rank)
-    watchdog = Watchdog(world, config.train.timeout)
     try:
-        loader = _loader_for(checkpoint, config, world)
-        metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
-        answers = Answers(metric, loader, world.device)
-        model, resized = _load(checkpoint, config)
-        model = place(model, config, world)
-        stop.defer()
-        accuracy = evaluate(model, loader, answers, world, config.train, stop, watchdog.at, config.eval.precision)
-        answers.share(world)
+        with Watchdog(world, config.train.timeout) as watchdog:
+            loader = _loader_for(checkpoint, config, world)
+            metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
+            answers = Answers(metric, loader, world.device)
+            model, resized = _load(checkpoint, config)
+            model = place(model, config, world)
+            stop.defer()
+            accuracy = evaluate(model, loader, answers, world, config.train, stop, watchdog.at, config.eval.precision)
+            answers.share(world)
     finally:
-        watchdog.close()
         stop.act_at_once()
         world.close()
     if not world.is_main:

@@ -53,14 +53,13 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 class Trainer:
     """A run between its start and its end in this process."""
 
-    def __init__(self, config: Config, world: World, stop: StopRequest) -> None:
+    def __init__(self, config: Config, world: World, stop: StopRequest, watchdog: Watchdog) -> None:
         """Build everything, or take it from the newest intact checkpoint.
 
         Raises:
             UserError, TrainingFailed: as :func:`engine.trainer.train`.
         """
-        self.config, self.world, self.stop = config, world, stop
-        self.watchdog = Watchdog(world, config.train.timeout)
+        self.config, self.world, self.stop, self.watchdog = config, world, stop, watchdog
         self.loader, self.eval_loader = build_loaders(config, world)
         self.metric = build_metric(config.eval.labels, self.eval_loader, config.model.num_classes, world.device)
         self.steps_per_epoch = len(self.loader) // config.train.accumulation
@@ -142,7 +141,6 @@ class Trainer:
                 self.trackers.close()
             self.loader.close()
             self.eval_loader.close()
-            self.watchdog.close()
             self.state.network = self.state.model  # the distributed wrapper goes before the process group does
 
     def _in_words(self, error: RuntimeError) -> RankFailed | None:
@@ -351,7 +349,8 @@ def _train(config: Config) -> RunResult:
         world = join_world(config.train.device, config.train.timeout)
         stop.defer()
         try:
-            return _finished(config, world) or Trainer(config, world, stop).fit()
+            with Watchdog(world, config.train.timeout) as watchdog:
+                return _finished(config, world) or Trainer(config, world, stop, watchdog).fit()
         finally:
             world.close()
     finally:

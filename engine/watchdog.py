@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from typing import Self
 
 import torch.distributed as dist
 
@@ -22,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Watches that this rank's main thread makes progress.
+    """Watches, as a context, that this rank's main thread makes progress.
 
     Args:
         world: the ranks of the run.
@@ -46,8 +47,11 @@ class Watchdog:
         self._where = where
         self._moves += 1
 
-    def close(self) -> None:
-        """Stop watching."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching: the process may go on, and must not be ended for standing still."""
         self._done.set()
 
     def _watch(self) -> None:

@@ -293,12 +293,13 @@ def test_deaths_are_told_in_one_line_and_other_errors_as_they_are(text: str, ran
 
 def test_what_was_opened_is_closed_whatever_happens(small_runs: SmallRuns, monkeypatch) -> None:
     closed = []
-    for owner, name in ((trainer.Trackers, "close"), (trainer.StepProfiler, "close"), (trainer.Watchdog, "close")):
+    owners = ((trainer.Trackers, "close"), (trainer.StepProfiler, "close"), (trainer.Watchdog, "__exit__"))
+    for owner, name in owners:
         original = getattr(owner, name)
 
-        def close(self: Any, original: Any = original, owner: Any = owner) -> None:
+        def close(self: Any, *how: Any, original: Any = original, owner: Any = owner) -> None:
             closed.append(owner.__name__)
-            original(self)
+            original(self, *how)
 
         monkeypatch.setattr(owner, name, close)
 
@@ -312,3 +313,18 @@ def test_what_was_opened_is_closed_whatever_happens(small_runs: SmallRuns, monke
     assert set(closed) == {"Trackers", "StepProfiler", "Watchdog"}
     monkeypatch.undo()
     assert go(small_runs, output).steps == EPOCHS * STEPS  # and the folder is free again
+
+
+def test_a_run_that_does_not_start_leaves_nobody_to_end_the_process(small_runs: SmallRuns, tmp_path: Path) -> None:
+    """A watchdog that outlived its run would end the program that called it, ``train.timeout`` seconds later."""
+    built = []
+
+    class Seen(trainer.Watchdog):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            built.append(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="nowhere"):
+        patch.setattr(trainer, "Watchdog", Seen)
+        go(small_runs, small_runs.folder(), f"data.root={tmp_path / 'nowhere'}")
+    assert built and all(each._done.is_set() for each in built)

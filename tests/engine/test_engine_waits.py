@@ -23,6 +23,7 @@ from engine.reader import StepReader
 from engine.signals import StopRequest
 from engine.state import Progress
 from engine.step import StepResult, train_step
+from engine.watchdog import Watchdog
 from models import create_model
 
 FUSED = {"optimizer_args": {"fused": True}}
@@ -115,12 +116,11 @@ def test_an_epoch_reads_each_step_when_the_next_one_is_queued(small_runs, monkey
     monkeypatch.setattr(Readback, "values", values)
     monkeypatch.setattr(engine.trainer, "train_step", step)
     output.mkdir(parents=True)
-    trainer = engine.trainer.Trainer(config, World(0, 1, torch.device("meta")), StopRequest())
-    trainer.profiler = StepProfiler(output, trainer.world, wanted=False)
-    try:
+    world = World(0, 1, torch.device("meta"))
+    with Watchdog(world, config.train.timeout) as watchdog:
+        trainer = engine.trainer.Trainer(config, world, StopRequest(), watchdog)
+        trainer.profiler = StepProfiler(output, world, wanted=False)
         trainer._train_epoch()
-    finally:
-        trainer.watchdog.close()
     assert started == list(range(10))
     assert read == [*range(2, 11), 10]  # the last two where the epoch ends
 
