@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: reproduce faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-gpu clean
+.PHONY: reproduce faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-rivals bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -75,9 +75,12 @@ reproduce: $(CORE_STAMP)  ## evaluate every released weight whose data are in DA
 bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
 	$(PY) benchmarks/speed.py --suite standard
 
-clean:  ## remove caches and build products (not the environment, not runs/)
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path "./$(VENV)/*" -type d -prune -exec rm -rf {} +
+bench-rivals: $(DEV_STAMP)  ## DW-Conv-T beside Swin-T and ConvNeXt-T, eager, compiled, in onnxruntime and OpenVINO (an hour)
+	$(PY) benchmarks/speed.py --suite rivals --minutes 60
 
 bench-gpu: $(CORE_STAMP)  ## the same on a GPU, compiled, with the operators by themselves (at most eight minutes)
 	$(PY) benchmarks/speed.py --suite gpu --minutes 7
+
+clean:  ## remove caches and build products (not the environment, not runs/)
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./$(VENV)/*" -type d -prune -exec rm -rf {} +

@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import re
 import statistics
 import sys
@@ -54,6 +53,7 @@ from data import DataConfig, build_train_loader
 from data.config import IMAGENET_MEAN, IMAGENET_STD
 from data.crop import dct_scale, exact_crop, fast_crop
 from data.decode import open_image
+from engine.runfolder import processor_name
 from models.errors import UserError
 
 Epoch = Callable[[], Iterable]
@@ -208,10 +208,8 @@ def pixel_differences(root: Path, crops: int = 400) -> dict[str, dict[str, float
 
 def machine() -> dict[str, object]:
     """Describe where this runs."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     versions = {package: version(package) for package in ("torch", "torchvision", "timm", "pillow", "numpy")}
-    return {"cpu": name, "cores": os.cpu_count(), "load_before": os.getloadavg()[0], "versions": versions}
+    return {"cpu": processor_name(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0], "versions": versions}
 
 
 def page(report: dict) -> str:

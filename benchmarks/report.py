@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.specs import Spec
+from engine.runfolder import processor_name
 from tools.tables.schema import load_tables
 from tools.text import aligned
 
@@ -17,21 +18,13 @@ def machine(device: str) -> dict[str, Any]:
     """What the numbers were measured on."""
     found = {
         "name": platform.node(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     return found | ({"cuda": torch.version.cuda} if device.startswith("cuda") else {})
-
-
-def _processor() -> str:
-    try:
-        names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
 
 
 def file_name(suite: str, about: dict[str, Any]) -> str:
@@ -60,7 +53,7 @@ def group_table(result: dict[str, Any]) -> str:
                 f"{row['images_per_second']:.1f}",
                 f"{row['milliseconds']:.1f} ({low:.1f}-{high:.1f})",
                 f"{row['ratio']:.2f}x",
-                f"{row['peak_bytes'] / 1e6:.0f}",
+                f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-",
                 f"{row['share_of_gemm']:.0%}",
             ]
         )

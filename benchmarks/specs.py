@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from benchmarks.runtimes import RUNTIMES, runtime_step
 from engine.config import load_config
 from models.errors import UserError, hint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OPTIONS = ("fuse", "compile")
+OPTIONS = ("fuse", "compile", *RUNTIMES)
 CONFIG = (".yaml", ".yml")
 
 
@@ -39,24 +40,29 @@ class Spec:
 
     text: str
     name: str
-    fuse: bool
-    compile: bool
+    fuse: bool = False
+    runs: str = "eager"
+    """"eager" or "compile" in PyTorch, or one of RUNTIMES."""
 
 
 def parse_spec(text: str) -> Spec:
-    """Read ``NAME[+fuse][+compile]``.
+    """Read ``NAME[+fuse][+compile|+onnxruntime|+openvino]``.
 
     Raises:
-        UserError: names an unknown option or model and the nearest one.
+        UserError: names an unknown option or model and the nearest one, or two options of which one excludes the other.
         UserError: the config file cannot be read.
     """
     name, *options = text.split("+")
     for option in options:
         if option not in OPTIONS:
             raise UserError(f"{text}: +{option} is not an option (one of: {', '.join('+' + o for o in OPTIONS)})")
+    ways = [option for option in options if option != "fuse"]
+    if len(ways) > 1:
+        raise UserError(f"{text}: +{ways[0]} and +{ways[1]} exclude each other")
+    spec = Spec(text, name, "fuse" in options, *ways)
     if name.endswith(CONFIG):
         load_config(name)
-        return Spec(text, name, "fuse" in options, "compile" in options)
+        return spec
     library, _, short = name.rpartition(":")
     known = {"": models.list_models, "timm": timm.list_models, "torchvision": torchvision.models.list_models}
     if library not in known:
@@ -66,7 +72,7 @@ def parse_spec(text: str) -> Spec:
         raise UserError(f"{text}: there is no such model; {hint(short, names)}")
     if library and "fuse" in options:
         raise UserError(f"{text}: +fuse is for models of this project")
-    return Spec(text, name, "fuse" in options, "compile" in options)
+    return spec
 
 
 def size_of(text: str) -> int:
@@ -94,7 +100,9 @@ def build_model(spec: Spec, work: Work) -> nn.Module:
     if work.mode == "train":
         return model.train()
     model = model.eval()
-    return (models.fuse(model) if spec.fuse else model).to(DTYPES[work.dtype])
+    # The runtimes of others read float32 and convert by themselves.
+    dtype = torch.float32 if spec.runs in RUNTIMES else DTYPES[work.dtype]
+    return (models.fuse(model) if spec.fuse else model).to(dtype)
 
 
 def channels_of(model: nn.Module) -> int:
@@ -105,19 +113,21 @@ def channels_of(model: nn.Module) -> int:
 def flops_of_image(spec: Spec, work: Work) -> int:
     """Floating-point operations of one forward pass on one image, by torch's counter."""
     with torch.device("meta"):
-        model = build_model(
-            Spec(spec.text, spec.name, False, False), Work("inference", "fp32", 1, work.img_size, "meta")
-        )
+        model = build_model(Spec(spec.text, spec.name), Work("inference", "fp32", 1, work.img_size, "meta"))
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(torch.empty(1, channels_of(model), work.img_size, work.img_size))
     return counter.get_total_flops()
 
 
-def step_of(model: nn.Module, spec: Spec, work: Work) -> Callable[[], None]:
+def step_of(model: nn.Module, spec: Spec, work: Work) -> Callable[[], object]:
     """One inference or training step as a function without arguments."""
-    run = torch.compile(model) if spec.compile else model
     images = torch.randn(work.batch, channels_of(model), work.img_size, work.img_size, device=work.device)
+    if spec.runs in RUNTIMES:
+        if work.mode == "train":
+            raise UserError(f"+{spec.runs} does not train")
+        return runtime_step(model, images, spec.runs, work.dtype)
+    run = torch.compile(model) if spec.runs == "compile" else model
     if work.mode == "inference":
         return _inference_step(run, images.to(DTYPES[work.dtype]))
     return _training_step(model, run, images, work)

@@ -1,9 +1,9 @@
 """Speed and memory of models side by side: ``python benchmarks/speed.py MODEL ... [--mode train] [--dtype bf16]``.
 
-MODEL is a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or a config file, with ``+fuse`` (models.fuse) or
-``+compile`` (torch.compile) behind it. Models take turns in one process; ratios are to the first
-that runs, which is named. ``--suite standard`` is the comparison of `make bench`, ``--suite gpu`` the one for a GPU;
-both write a file under benchmarks/.
+MODEL is a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or a config file, with ``+fuse`` (models.fuse) behind
+it and one of ``+compile`` (torch.compile), ``+onnxruntime`` and ``+openvino``. Models take turns in one process; ratios
+are to the first that runs, which is named. Suites are what `make bench` (standard), `make bench-rivals` and
+`make bench-gpu` compare; each writes a file under benchmarks/.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--suite", choices=("standard", "gpu"))
+    parser.add_argument("--suite", choices=("standard", "rivals", "gpu"))
     parser.add_argument("--mode", choices=("inference", "train"), default="inference")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--batch", type=int, default=8)
@@ -49,6 +49,7 @@ from benchmarks import report as reports
 from benchmarks import suites
 from benchmarks.measure import Timing, ceilings, interleaved, peak_memory
 from benchmarks.operators import operator_rows
+from benchmarks.runtimes import RUNTIMES
 from benchmarks.specs import DTYPES, Spec, Work, build_model, flops_of_image, size_of, step_of
 from engine.runfolder import git_commit
 from models.errors import UserError
@@ -65,7 +66,9 @@ def run_group(group: suites.TimingGroup, ceiling: dict[str, float], rounds: int,
         try:
             steps[spec.text] = step_of(build_model(spec, group.work), spec, group.work)
             steps[spec.text]()
-            rows[spec.text] = {"peak_bytes": peak_memory(steps[spec.text], group.work.device)}
+            rows[spec.text] = {}
+            if spec.runs not in RUNTIMES:  # whose memory PyTorch does not see
+                rows[spec.text]["peak_bytes"] = peak_memory(steps[spec.text], group.work.device)
         except Exception as error:  # whatever stops one model, the others are compared
             steps.pop(spec.text, None)
             rows[spec.text] = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
@@ -110,7 +113,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     if device.startswith("cuda") and not torch.cuda.is_available():
         wanted = "--suite gpu" if options.suite else f"--device {device}"
         raise UserError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
-    options.device = "cpu" if options.suite == "standard" else device
+    options.device = "cpu" if options.suite in ("standard", "rivals") else device
     return options
 
 
@@ -145,7 +148,7 @@ def main() -> None:
     """Run the comparison."""
     options = checked(parser().parse_args())
     if options.suite:
-        groups = suites.standard("cpu") if options.suite == "standard" else suites.gpu("cuda")
+        groups = getattr(suites, options.suite)(options.device)
     else:
         size = options.img_size or size_of(options.models[0])
         work = Work(options.mode, options.dtype, options.batch, size, options.device)

@@ -30,6 +30,14 @@ def standard(device: str) -> list[TimingGroup]:
     return [group(work, fused), group(replace(work, dtype="bf16"), fused), group(replace(work, mode="train"), plain)]
 
 
+def rivals(device: str) -> list[TimingGroup]:
+    """CPU: inference of DW-Conv-T beside what its user would take instead, at batch 1, 8 and 32."""
+    peers = [f"{name}{way}" for name in (BASELINE, "timm:convnext_tiny") for way in ("", "+compile")]
+    ways = [f"dw_conv_tiny+fuse{way}" for way in ("", "+compile", "+onnxruntime", "+openvino")]
+    works = [Work("inference", dtype, batch, 224, device) for dtype in ("fp32", "bf16") for batch in (1, 8, 32)]
+    return [group(work, [*peers, *ways, "i_dynamic_tiny+fuse"]) for work in works]
+
+
 def gpu(device: str) -> list[TimingGroup]:
     """GPU: inference and a training step in bfloat16, batch 128, everything compiled."""
     work = Work("inference", "bf16", 128, 224, device)

@@ -48,7 +48,7 @@ from tools.exports.verified import check_packages, export
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     form = WRITERS[args.to]
-    check_packages(args.to, form.packages)
+    check_packages(f"--to {args.to}", form.packages)
     source = read_source(args.source, args.weights, args.size, args.classes)
     output = args.output or Path("runs/exports") / (source.title + (form.suffix or "-timm"))
     if output.suffix != form.suffix and form.suffix:

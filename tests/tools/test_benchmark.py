@@ -13,6 +13,7 @@ import torch
 from benchmarks import loop, speed, suites
 from benchmarks.measure import interleaved, peak_memory
 from benchmarks.report import group_table, paper_accuracy
+from benchmarks.runtimes import RUNTIMES, runtime_step
 from benchmarks.specs import Spec, Work, build_model, flops_of_image, parse_spec, size_of, step_of
 from tools.text import aligned
 
@@ -43,7 +44,8 @@ def test_comparison_as_json_and_file(tmp_path: Path) -> None:
     [
         ("dw_conv_tin", "the nearest valid one is dw_conv_tiny"),
         ("timm:resnet5", "the nearest valid one is"),
-        ("dw_conv_tiny+fast", "(one of: +fuse, +compile)"),
+        ("dw_conv_tiny+fast", "(one of: +fuse, +compile, +onnxruntime, +openvino)"),
+        ("dw_conv_tiny+compile+openvino", "+compile and +openvino exclude each other"),
         ("hub:resnet", "not a library"),
         ("timm:resnet18+fuse", "models of this project"),
     ],
@@ -138,3 +140,23 @@ def test_a_config_is_built_as_it_says_at_its_own_size() -> None:
     step_of(build_model(parse_spec(name), train), parse_spec(name), train)()  # targets are of the config's ten classes
     with pytest.raises(ValueError, match=r"the nearest is .*dw_conv_nano\.yaml"):
         parse_spec("configs/quickstart/dw_conv_nan.yaml")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_runtimes_of_others_compute_the_model(runtime: str) -> None:
+    """What is timed is the model: the logits of the runtime are PyTorch's."""
+    work = Work("inference", "fp32", 2, 64, "cpu")
+    model, images = build_model(parse_spec(f"dw_conv_nano+fuse+{runtime}"), work), torch.randn(2, 3, 64, 64)
+    found = runtime_step(model, images, runtime, "fp32")()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found[0]), model(images), rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_runtime_cannot_do_is_a_row_that_says_so() -> None:
+    work = Work("inference", "bf16", 1, 28, "cpu")
+    found = speed.run_group(suites.group(work, ["dw_conv_nano+onnxruntime"]), {}, 2, time.monotonic() + 60)
+    assert found["rows"][0]["error"] == "onnxruntime does not compute in bf16 on a CPU"
+    found = speed.run_group(
+        suites.group(replace(work, mode="train"), ["dw_conv_nano+openvino"]), {}, 2, time.monotonic() + 60
+    )
+    assert found["rows"][0]["error"] == "+openvino does not train" and "+openvino does not train" in group_table(found)

@@ -21,7 +21,7 @@ def check_packages(name: str, packages: tuple[str, ...]) -> None:
     """Raises UserError with the line that installs what is missing."""
     absent = [package for package in packages if find_spec(package) is None]
     if absent:
-        raise UserError(f"--to {name}: {', '.join(absent)} not installed; pip install {' '.join(absent)}")
+        raise UserError(f"{name}: {', '.join(absent)} not installed; pip install {' '.join(absent)}")
 
 
 def pictures(source: Source, any_size: bool) -> list[Tensor]:
