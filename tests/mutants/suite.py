@@ -21,12 +21,29 @@ def _tests(folder: str, *names: str) -> tuple[str, ...]:
     return tuple(f"tests/{folder}/test_{folder}_{name}.py" for name in names)
 
 
+def _cases(module: str, *names: str) -> tuple[str, ...]:
+    """Single tests of a module of the engine whose others start processes."""
+    return tuple(f"tests/engine/test_engine_{module}.py::test_{name}" for name in names)
+
+
 SUITE = (
     Group(
         "data",
         ("data/classes.py", "data/sampler.py", "data/transforms.py", "data/readers/*.py"),
         (
-            *_tests("data", "classes", "sampler", "transforms", "readers", "whole", "recipe", "loader", "mnist"),
+            *_tests(
+                "data",
+                "classes",
+                "sampler",
+                "transforms",
+                "readers",
+                "whole",
+                "recipe",
+                "loader",
+                "mnist",
+                "parquet",
+                "pixels",
+            ),
             "tests/data/test_data_scale.py::test_the_order_of_an_epoch_is_a_permutation_and_quick",
             "tests/data/test_data_scale.py::test_the_order_is_fixed_for_all_time",
             "tests/data/test_data_scale.py::test_repeated_augmentation",
@@ -36,12 +53,25 @@ SUITE = (
         "engine",
         tuple(f"engine/{name}.py" for name in ("records", "logs", "checkpoint", "optim", "meter", "evaluate")),
         (
-            *_tests("engine", "checkpoint", "saving", "records", "logs", "meter", "optim"),
-            *(
-                f"tests/engine/test_engine_evaluate.py::test_{name}"
-                for name in ("one_process_counts_every_size", "mode_of_the_model_is_given_back")
+            *_tests("engine", "checkpoint", "saving", "records", "logs", "meter", "optim", "examine"),
+            *_cases("step", "a_batch_that_is_not_finite_leaves_no_trace"),
+            *_cases("evaluate", "one_process_counts_every_size", "mode_of_the_model_is_given_back"),
+            *_cases("evaluate", "nothing_is_kept_for_gradients", "fewer_than_five_classes"),
+            *_cases("finetune", "the_head_has_a_rate_of_its_own"),
+            *_cases(
+                "reports",
+                "tensorboard_has_the_hyper_parameters",
+                "the_decay_begins_after_the_warm_up_where_that_is_asked",
             ),
+            *_cases("waits", "only_optimisers_that_leave_no_trace_are_asked_to_skip", "on_a_gpu_they_are_the_default"),
         ),
     ),
-    Group("trainer", ("engine/trainer.py", "engine/reader.py"), _tests("engine", "trainer")),
+    Group(
+        "trainer",
+        ("engine/trainer.py", "engine/reader.py"),
+        (
+            *_tests("engine", "trainer"),
+            *_cases("waits", "steps_are_read_in_order_one_behind", "no_step_follows_the_one_that_is_one_too_many"),
+        ),
+    ),
 )
