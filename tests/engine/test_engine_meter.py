@@ -3,10 +3,13 @@
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
+from engine import meter
 from engine.distributed import World
 from engine.meter import Meter, StepProfiler, peak_memory
 from engine.step import StepResult
@@ -74,7 +77,7 @@ def steps_of(path: Path) -> set[str]:
 def test_steps_6_to_8_are_traced_and_no_more(tmp_path: Path) -> None:
     profiler = StepProfiler(tmp_path, World(2, 3, torch.device("cpu")), wanted=True)
     path = tmp_path / "profile" / "rank2.json"
-    for number in range(12):
+    for number in range(20):  # and not again
         torch.zeros(8).add_(1)
         profiler.step()
         assert path.exists() == (number >= 8)
@@ -90,3 +93,22 @@ def test_without_the_wish_nothing_is_traced(tmp_path: Path) -> None:
     profiler.step()
     profiler.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_gpu_is_traced_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    asked = {}
+
+    class Profile:
+        def __init__(self, **options: Any) -> None:
+            asked.update(options)
+
+        def start(self) -> None:
+            asked["started"] = True
+
+    monkeypatch.setattr(meter, "profile", Profile)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    (tmp_path / "profile").mkdir()  # as a run that goes on finds it
+    StepProfiler(tmp_path, ALONE, wanted=True)
+    assert asked["activities"] == [ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + gpu]
+    assert asked["started"] and asked["profile_memory"]
