@@ -1,9 +1,7 @@
 """Data that are not whole, or hold what is none, are read right or refused with the name of the file."""
 
-import io
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,8 @@ from data.classes import load_classes, sort_classes
 from data.index import save_index
 from data.readers import describe_source, index_path, scan
 from models.errors import UserError
-
-
-def jpeg(value: int = 90) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (value, 0, 0)).save(file, "JPEG")
-    return file.getvalue()
+from tests import archive_files
+from tests.archive_files import jpeg
 
 
 def names_in(root: Path, form: str, split: str = "val") -> list[str]:
@@ -29,20 +23,11 @@ def names_in(root: Path, form: str, split: str = "val") -> list[str]:
 
 
 def write_tar(path: Path, names: list[str]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name in names:
-            content = jpeg() if name.endswith(".jpg") else b"1"
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
+    return archive_files.write_tar(path, [(name, jpeg() if name.endswith(".jpg") else b"1") for name in names])
 
 
 def write_zip(path: Path, names: list[str]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, jpeg())
-    return path
+    return archive_files.write_zip(path, [(name, jpeg()) for name in names])
 
 
 def write_folder(root: Path, names: list[str]) -> Path:
@@ -213,15 +198,8 @@ def test_all_forms_agree_on_the_order_of_classes(tmp_path: Path, names: list[str
 def test_a_date_as_folder_is_one_class(tmp_path: Path) -> None:
     write_tar(tmp_path / "val-0.tar", ["20240101/a.jpg", "20240101/b.jpg"])
     assert scan(DataConfig(root=tmp_path, format="tar"), "val").classes == ["20240101"]
-    write_tar(tmp_path / "train-0.tar", ["a.jpg", "a.cls"])
-    path = tmp_path / "train-0.tar"
-    content = path.read_bytes()
-    with tarfile.open(path, "w") as archive:
-        for name, data in (("a.jpg", jpeg()), ("a.cls", b"20240101")):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    assert content and "label 20240101 is no class number" in refused(tmp_path, "tar", "train")
+    archive_files.write_tar(tmp_path / "train-0.tar", {"a.jpg": jpeg(), "a.cls": b"20240101"})
+    assert "label 20240101 is no class number" in refused(tmp_path, "tar", "train")
 
 
 def test_folders_below_classes_are_of_their_class(tmp_path: Path) -> None:

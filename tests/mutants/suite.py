@@ -42,6 +42,8 @@ SUITE = (
                 "loader",
                 "mnist",
                 "parquet",
+                "archives",
+                "sources",
                 "pixels",
             ),
             "tests/data/test_data_scale.py::test_the_order_of_an_epoch_is_a_permutation_and_quick",
