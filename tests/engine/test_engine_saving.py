@@ -152,6 +152,18 @@ def test_damaged_ones_go_aside_with_their_manifests_and_half_files(tmp_path: Pat
     (tmp_path / ".half.tmp").write_text("half")
     folder.set_damaged_aside()
     assert steps_in(tmp_path) == sorted([*names(1), f"{cut.name}.damaged"])
+    folder.save(3, Run(3).to_save())
+    (tmp_path / "step-000000003.sha256").unlink()  # damage, too
+    folder.set_damaged_aside()
+    assert steps_in(tmp_path) == sorted([*names(1), f"{cut.name}.damaged", "step-000000003.safetensors.damaged"])
+
+
+def test_an_old_one_without_its_manifest_goes_as_the_others(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(1, Run(1).to_save())
+    (tmp_path / "step-000000001.sha256").unlink()
+    folder.save(2, Run(2).to_save())
+    assert steps_in(tmp_path) == names(2)
 
 
 def test_room_is_made_by_all_but_the_newest_that_is_whole(tmp_path: Path) -> None:
@@ -168,6 +180,8 @@ def test_a_state_is_saved_every_so_many_steps(tmp_path: Path) -> None:
     assert [step for step in range(1, 10) if saver.due(step)] == [3, 6, 9]
     saver.save(Run(3))  # type: ignore[arg-type]
     assert saver.saved == 3 and steps_in(tmp_path) == names(3)
+    found = CheckpointFolder(tmp_path, keep=9).load()
+    assert found is not None and found.state["w"].tolist() == [3.0] * 4
     other = CheckpointSaver(None, every=3)
     other.save(Run(3))  # type: ignore[arg-type]
     other.insist(Run(4), 1.0)  # type: ignore[arg-type]
@@ -204,6 +218,9 @@ def test_after_a_failure_it_is_tried_again_after_1_2_4_steps_and_no_later_than_a
     assert lines[-1] == "WARNING saving works again, step 25 is saved"
     saver.save(Run(30))  # type: ignore[arg-type]
     assert len(said()) == len(lines) and not saver.due(31)
+    full = True
+    saver.save(Run(35))  # type: ignore[arg-type]
+    assert saver.due(36)  # the waits begin anew
 
 
 def test_the_last_state_is_insisted_on_and_the_older_ones_make_room(tmp_path: Path, clock: Clock) -> None:
@@ -215,6 +232,8 @@ def test_the_last_state_is_insisted_on_and_the_older_ones_make_room(tmp_path: Pa
     assert steps_in(tmp_path) == names(1, 2)
     saver.insist(Run(3), 1.0)  # type: ignore[arg-type]
     assert steps_in(tmp_path) == names(2, 3) and saver.saved == 3
+    found = folder.load()
+    assert found is not None and found.state["w"].tolist() == [3.0] * 4
 
 
 def test_a_last_state_that_cannot_be_saved_names_what_is_kept(tmp_path: Path, clock, monkeypatch) -> None:

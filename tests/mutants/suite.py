@@ -55,7 +55,9 @@ SUITE = (
         "engine",
         tuple(f"engine/{name}.py" for name in ("records", "logs", "checkpoint", "optim", "meter", "evaluate")),
         (
-            *_tests("engine", "checkpoint", "saving", "records", "logs", "meter", "optim", "rates", "examine"),
+            *_tests(
+                "engine", "checkpoint", "saving", "records", "logs", "meter", "optim", "rates", "examine", "counting"
+            ),
             *_cases("step", "a_batch_that_is_not_finite_leaves_no_trace"),
             *_cases("evaluate", "one_process_counts_every_size", "mode_of_the_model_is_given_back"),
             *_cases("evaluate", "nothing_is_kept_for_gradients", "fewer_than_five_classes"),
