@@ -1,5 +1,6 @@
 """What a run says and writes down: lines, records, boards, the bar."""
 
+import io
 import json
 import logging
 import sys
@@ -69,6 +70,32 @@ def test_without_a_folder_there_is_no_file(tmp_path: Path, quiet_log, capsys, mo
     assert capsys.readouterr().err == "said\n" and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("write", ["text", "records"])
+def test_files_are_utf8_wherever_the_machine_stands(tmp_path: Path, quiet_log, monkeypatch, write: str) -> None:
+    """As under LANG=C: what is opened without an encoding is ASCII."""
+    original = io.open
+
+    def ascii_open(
+        file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *rest: Any, **more: Any
+    ):
+        known = encoding if encoding not in (None, "locale") or "b" in mode else "ascii"
+        return original(file, mode, buffering, known, *rest, **more)
+
+    monkeypatch.setattr("io.open", ascii_open)
+    monkeypatch.setattr("builtins.open", ascii_open)
+    path = tmp_path / ("train.log" if write == "text" else "log.jsonl")
+    if write == "text":
+        set_up_text_log(tmp_path, 0)
+        LOG.info("größer")
+        assert path.read_bytes().endswith("größer\n".encode())
+        return
+    path.write_bytes(
+        '{"kind": "step", "step": 1, "name": "ß"}\n'.encode() + b'{"kind": "\xff\n{"kind": "step", "step": 2}\n'
+    )
+    RecordLog(path).cut_back(2, 0)  # the line that is broken is left out, those after it are not
+    assert path.read_bytes() == '{"kind": "step", "step": 1, "name": "ß"}\n{"kind": "step", "step": 2}\n'.encode()
+
+
 def test_a_full_disk_costs_the_line_and_not_the_run(tmp_path: Path, quiet_log, capsys) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
     set_up_text_log(tmp_path, 0)
@@ -118,7 +145,8 @@ def test_a_log_that_cannot_be_written_is_said_once_until_it_works_again(tmp_path
     path.parent.rmdir()
     log.write(step_record(3))
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and said[0].startswith(f"CANNOT WRITE {path}: ") and said[0].endswith("; training goes on")
+    missing = f"[Errno 2] No such file or directory: '{path}'"
+    assert said == [f"CANNOT WRITE {path}: {missing}; training goes on"] * 2
 
 
 class Board:
@@ -241,6 +269,27 @@ def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capsys, shown: bool, te
         return
     assert "epoch 2/3" in text and " 4/10" in text and "10/10" in text and "loss=1.500" in text and "step/s" in text
     assert capsys.readouterr().err.endswith("\r")  # the line is empty again
+
+
+def test_a_bar_follows_the_terminal_and_is_drawn_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Drawn:
+        disable = False
+
+        def __init__(self, **options: Any) -> None:
+            asked.append((options["dynamic_ncols"], options["leave"], options["disable"]))
+
+        def set_postfix(self, values: dict[str, str], refresh: bool = True) -> None:
+            asked.append((values, refresh))
+
+        def update(self) -> None:
+            asked.append(("drawn",))
+
+    monkeypatch.setattr("tqdm.tqdm", Drawn)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Bar(epoch=0, epochs=1, total=2, done=0, shown=True).step(loss="1.5")
+    assert asked == [(True, False, False), ({"loss": "1.5"}, False), ("drawn",)]
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_tensorboard_has_the_hyper_parameters(tmp_path: Path, small_runs: SmallR
     kept = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     values = HParamsPluginData.FromString(kept).session_start_info.hparams
     assert values["train.lr"].number_value == 0.5 and values["train.ema_decay"].string_value == "None"
+    assert values["data.mean"].string_value == str(to_dict(config)["data"]["mean"])
     assert values["model.name"].string_value == config.model.name and values["train.save_ema"].number_value == 1
     shown = HParamsPluginData.FromString(board.SummaryMetadata("_hparams_/experiment").plugin_data.content).experiment
     assert {info.name.tag for info in shown.metric_infos} == {"epoch/top1", "epoch/train_loss"}
