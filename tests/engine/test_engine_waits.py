@@ -140,6 +140,7 @@ class Later:
 def test_steps_are_read_in_order_one_behind():
     progress = Progress()
     reader = StepReader(progress, Meter(8, WORLD), 10, lambda *_: pytest.fail("no reason to give up"))
+    assert reader.last is None
     steps = [Later(0), Later(1, bad=True), Later(2)]
     for number, step in enumerate(steps):
         reader.add(step, [])
@@ -148,6 +149,7 @@ def test_steps_are_read_in_order_one_behind():
     assert (progress.step, progress.skipped, progress.bad_in_row, progress.loss_sum) == (3, 1, 1, 0.0)
     reader.catch_up()
     assert (progress.skipped, progress.bad_in_row, progress.loss_sum, progress.loss_steps) == (1, 0, 2.0, 2)
+    assert reader.last is steps[2].result
 
 
 def test_no_step_follows_the_one_that_is_one_too_many():
