@@ -42,6 +42,7 @@ SUITE = (
                 "loader",
                 "mnist",
                 "parquet",
+                "shards",
                 "archives",
                 "sources",
                 "pixels",
@@ -62,6 +63,7 @@ SUITE = (
             *_cases("evaluate", "one_process_counts_every_size", "mode_of_the_model_is_given_back"),
             *_cases("evaluate", "nothing_is_kept_for_gradients", "fewer_than_five_classes"),
             *_cases("finetune", "the_head_has_a_rate_of_its_own"),
+            *_cases("pretrained", "evaluation_and_prediction_by_name"),
             *_cases(
                 "reports",
                 "tensorboard_has_the_hyper_parameters",
