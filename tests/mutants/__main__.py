@@ -21,7 +21,7 @@ from engine import cli  # noqa: E402
 from engine.runfolder import git_commit  # noqa: E402
 from models.errors import UserError  # noqa: E402
 from tests.mutants.changed import ChangedCheckout  # noqa: E402
-from tests.mutants.page import reason_of, write_page  # noqa: E402
+from tests.mutants.page import write_page  # noqa: E402
 from tests.mutants.suite import SUITE, Group  # noqa: E402
 
 
@@ -88,19 +88,14 @@ def _lines(path: Path) -> Iterator[list[Any]]:
 
 
 def _row(checkout: ChangedCheckout, module: str, outcomes: dict[str, list[Any]]) -> dict[str, Any]:
-    survivors = []
-    for name, (status, *_) in outcomes.items():
-        if status == "survived":
-            change = checkout.change(module, name)
-            kind, why = reason_of(change)
-            survivors.append({**asdict(change), "kind": kind, "why": why})
+    survived = [name for name, (status, *_) in outcomes.items() if status == "survived"]
     return {
         "module": module,
         "mutants": len(checkout.mutants(module)),
         "tried": len(outcomes),
-        "caught": len(outcomes) - len(survivors),
+        "caught": len(outcomes) - len(survived),
         "seconds": round(sum(cost for *_, cost in outcomes.values()), 1),
-        "survivors": survivors,
+        "survivors": [asdict(checkout.change(module, name)) for name in survived],
     }
 
 

@@ -40,6 +40,7 @@ class ChangedCheckout:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if name not in self._modules:
                 shutil.copy2(root / name, folder / name)
+                (folder / f"{name}.source").unlink(missing_ok=True)  # of a time when it was one of the modules
         with (folder / "pyproject.toml").open("a") as file:
             file.write(
                 f"\n[tool.mutmut]\nsource_paths = {json.dumps(sorted({n.split('/')[0] for n in self._modules}))}\n"

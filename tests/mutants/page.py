@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ def reason_of(change: Change) -> tuple[str, str]:
     """Kind and words: ``equivalent`` (no test can tell it from the code), ``wording`` (letters of a message), or
     another kind of ``survivors.yaml``, where the change is known by its function and its lines.
     """
-    for entry in yaml.safe_load(REASONS.read_text(encoding="utf-8")):
-        if (entry["where"], entry["was"], entry["now"]) == (change.where, change.was, change.now):
-            return entry["kind"], entry["why"]
+    known = _reasons(REASONS).get(change)
+    if known is not None:
+        return known
     if change.now.replace("XX", "").casefold() == change.was.casefold():
         return WORDING, "the letters of a text"
     return UNKNOWN, ""
+
+
+@cache
+def _reasons(path: Path) -> dict[Change, tuple[str, str]]:
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {Change(e["where"], e["was"], e["now"]): (e["kind"], e["why"]) for e in entries}
 
 
 def interval(caught: int, tried: int) -> tuple[float, float]:
@@ -34,12 +41,17 @@ def interval(caught: int, tried: int) -> tuple[float, float]:
 
 
 def write_page(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Put the rows of some modules into ``mutants.json`` and write the page of all, ``mutants.md``."""
+    """Put the rows of some modules into ``mutants.json`` and write the page of all, ``mutants.md``.
+
+    Reasons are looked up anew for all of them: most are found after the run that they explain.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mutants.json"
     kept = {row["module"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     kept |= {row["module"]: row for row in rows}
     ordered = [kept[module] for module in sorted(kept)]
+    for item in (item for row in ordered for item in row["survivors"]):
+        item["kind"], item["why"] = reason_of(Change(item["where"], item["was"], item["now"]))
     path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "mutants.md").write_text("\n".join(_page(ordered)), encoding="utf-8")
 
