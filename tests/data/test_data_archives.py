@@ -73,6 +73,8 @@ def test_what_a_zip_may_not_be_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(b"PK")
     assert refused(lambda: scan_zip(path)).startswith(f"{path} is not a readable zip file (")
     assert refused(lambda: scan_zip(write_zip(path, {"cat/a.txt": b""}))) == f"{path} has no images"
+    told = f"{path}: 'a.jpg' lies in no class folder, and no list of labels is given"
+    assert refused(lambda: scan_zip(write_zip(path, {"a.jpg": b""}))) == told
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1000)
     write_zip(path, {"cat/a.jpg": bytes(1001)})
     told = f"{path}: cat/a.jpg claims 1001 bytes, refused as a decompression bomb"

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from timm.data import ImageNetInfo
 
 from data.classes import (
     ClassList,
     imagenet_classes,
+    imagenet_synsets_of,
     load_classes,
     match_classes,
     relabel,
@@ -40,6 +42,17 @@ def test_imagenets_lists_are_timms() -> None:
         found = load_classes(name)
         assert found.restricted and found.meaning is None
         assert len(set(found.names)) == 200 and set(found.names) < set(synsets)
+
+
+def test_the_words_of_imagenet_are_known_in_any_letters() -> None:
+    info = ImageNetInfo("imagenet-1k")
+    words = [info.index_to_description(number).upper() for number in range(1000)]
+    assert words[345] == "OX" and imagenet_synsets_of(words) == info.label_names()
+    words[134] = "crane"  # the bird, by the first of its names alone
+    words[517] = "crane2, a machine"
+    assert imagenet_synsets_of(words) == info.label_names()
+    assert imagenet_synsets_of(words[:-1]) is None
+    assert imagenet_synsets_of([*words[:-1], "roll of toilet paper"]) is None
 
 
 def test_a_file_is_one_name_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +90,7 @@ def test_numbers_are_sorted_by_value_and_all_else_as_text() -> None:
 def test_labels_follow_a_list_by_name() -> None:
     found = relabel(images([0, 1, 1], ["cat", "dog"]), ClassList(["dog", "cow", "cat"]))
     assert (found.labels.tolist(), found.classes, found.numbered) == ([2, 0, 0], ["dog", "cow", "cat"], False)
+    assert found.labels.dtype == np.int32  # as an image list has them
     found = relabel(images([0, 1], ["1", "2"]), ClassList(["0", "1", "2"], meaning=["x", "y", "z"]))
     assert (found.labels.tolist(), found.classes) == ([1, 2], ["x", "y", "z"])
     message = refused(lambda: relabel(images([0, 1], ["cat", "owl"]), ClassList(["cat", "dog"])))
