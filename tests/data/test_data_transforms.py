@@ -125,6 +125,19 @@ def test_erased_boxes_and_their_noise_are_timms(mode: str, count: int) -> None:
     assert drawn > 10
 
 
+def test_a_draw_as_large_as_the_probability_erases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in timm, which leaves an image alone where the draw is above it."""
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    assert len(draw_erased(AugmentConfig(erase_prob=0.5), 3, (20, 20))) == 1
+    assert draw_erased(AugmentConfig(erase_prob=0.4999), 3, (20, 20)) == []
+
+
+def test_what_augmentation_uncovers_has_the_mean_colour() -> None:
+    cfg = DataConfig(mean=(0.0, 0.5, 1.0), fast_decode=False)
+    (augment,) = TrainTransform(cfg, 64).operations
+    assert {operation.hparams["img_mean"] for operation in augment.ops} == {(0, 128, 255)}
+
+
 def test_no_probability_draws_nothing() -> None:
     random.seed(3)
     before = random.getstate()
