@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Write small faults into the code and count which the tests notice.")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="mutants of each module, by chance; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of that chance")
-    parser.add_argument("--only", default="", metavar="TEXT", help="modules whose path contains TEXT")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="modules whose path contains TEXT, or one of several"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks", help="folder of the table")
     return parser
 
@@ -39,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Try the mutants, group by group, and write the table after each."""
     arguments = parser().parse_args()
+    only = arguments.only or [""]
     checkout = ChangedCheckout(ROOT, ROOT / "build" / "mutants", list(SUITE))
     commit, found = git_commit(), False
     for group in SUITE:
-        modules = [module for module in checkout.modules(group) if arguments.only in module]
+        modules = [module for module in checkout.modules(group) if any(text in module for text in only)]
         if not modules:
             continue
         found = True
@@ -58,7 +61,7 @@ def main() -> int:
         for row in rows:
             print(f"{row['caught']:5d} of {row['tried']:<5d} {row['module']}", flush=True)
     if not found:
-        raise UserError(f"--only: no module contains '{arguments.only}'")
+        raise UserError(f"--only: no module contains {' or '.join(map(repr, only))}")
     return 0
 
 
