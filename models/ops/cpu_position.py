@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import cpu_bands
 from .reference import accumulation_dtype, reach, same_padding
 
 # Weights of one block, in elements. Larger blocks pay fewer calls, smaller ones stay nearer to the core.
@@ -182,6 +183,8 @@ def generate_and_aggregate(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> Tensor:
     """x (B, H, W, C), hidden (B, H, W, D), weight (G*k*k, D), bias (G*k*k,) or None -> (B, H, W, C)."""
+    if cpu_bands.pays(x, hidden.shape[-1], groups, kernel):
+        return cpu_bands.generate_and_aggregate(x, hidden, weight, bias, groups, kernel)
     weight = _live(weight, x, groups, kernel)
     bias = None if bias is None else _live(bias, x, groups, kernel).flatten()
     kernel, weight = weight.shape[1], weight.flatten(0, 2)
@@ -198,6 +201,8 @@ def generate_and_aggregate_backward(
     grad: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients for x, hidden, weight and bias; each block's weights are made again."""
+    if cpu_bands.pays(x, hidden.shape[-1], groups, kernel):
+        return cpu_bands.generate_and_aggregate_backward(grad, x, hidden, weight, bias, groups, kernel)
     live_weight, live_bias = _live(weight, x, groups, kernel), None if bias is None else _live(bias, x, groups, kernel)
     grad_x, grad_hidden, rows, shifts = _generated_backward(grad, x, hidden, live_weight, live_bias)
     grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(weight.shape[0])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.ops import cpu_position, generate_and_aggregate, local_aggregate, use_backend
+from models.ops import cpu_bands, cpu_position, generate_and_aggregate, local_aggregate, use_backend
 
 TRITON = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if TRITON else ["reference", "cpu"]
@@ -151,6 +151,7 @@ def test_bias_and_its_gradient(kind: str) -> None:
     torch.testing.assert_close(bias.grad, torch.full((6,), 24.0))
 
 
+@pytest.mark.parametrize("way", ["loops"] if TRITON else ["loops", "matrices"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("kernel", "groups", "width", "depth", "with_bias"),
@@ -160,6 +161,7 @@ def test_bias_and_its_gradient(kind: str) -> None:
         (3, 2, 12, 48, True),  # groups of three columns, a hidden map in three pieces
         (2, 40, 1, 20, True),  # more columns than a tile has
         (2, 3, 16, 16, False),  # groups wider than a column may be
+        (5, 2, 2, 4, True),  # a kernel that is wider than the map
     ],
 )
 def test_generated_weights(
@@ -169,9 +171,12 @@ def test_generated_weights(
     depth: int,
     with_bias: bool,
     dtype: torch.dtype,
+    way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_position, "BLOCK_WEIGHTS", 5 * 3 * groups * kernel**2)  # three rows a block
+    monkeypatch.setattr(cpu_bands, "pays", lambda *_: way == "matrices")
+    monkeypatch.setattr(cpu_bands, "BLOCK_MATRICES", 1)  # one image a block
     torch.manual_seed(0)
     size = (2, 4, 5, groups * width)
     shapes = (size, (2, 4, 5, depth), (groups * kernel**2, depth), (groups * kernel**2,))
