@@ -117,25 +117,23 @@ def _from_outputs(outputs: Tensor, tiles: _Tiles, like: Tensor) -> Tensor:
 
 
 def _inputs(x: Tensor, tiles: _Tiles, dtype: torch.dtype) -> Tensor:
-    """(B, H, W, C) to (G, tiles, C/G, inputs): the rows that each tile sees."""
+    """A view (G, B, H or 1, C/G, rows, width) of (B, H, W, C): the rows that each tile sees."""
+    planes = _planes(x, tiles, dtype)
     if tiles.whole:
-        return _outputs(x, tiles, dtype)
-    padded = F.pad(_planes(x, tiles, dtype), (0, 0, *same_padding(tiles.kernel))).contiguous()
-    rows = padded.unfold(3, tiles.kernel, 1)  # (G, B, C/G, H, W, k)
-    return rows.permute(0, 1, 3, 2, 5, 4).reshape(tiles.groups, -1, rows.shape[2], tiles.inputs)
+        return planes.unsqueeze(2)
+    padded = F.pad(planes, (0, 0, *same_padding(tiles.kernel))).contiguous()
+    return padded.unfold(3, tiles.kernel, 1).permute(0, 1, 3, 2, 5, 4)
 
 
-def _from_inputs(grad: Tensor, tiles: _Tiles, like: Tensor) -> Tensor:
-    """Back from `_inputs` to a map of the shape and dtype of `like`; what several tiles saw adds up."""
+def _add_inputs(total: Tensor, seen: Tensor, tiles: _Tiles) -> None:
+    """Add what one group's tiles give back, (tiles, C/G, inputs), to the padded planes (B, C/G, rows, W)."""
+    batch, width_of_group, rows, width = total.shape
+    seen = seen.view(batch, -1, width_of_group, tiles.inputs // width, width).transpose(1, 2)
     if tiles.whole:
-        return _from_outputs(grad, tiles, like)
-    batch, height, width, _ = like.shape
-    seen = grad.view(tiles.groups, batch, height, grad.shape[2], tiles.kernel, width)
-    padded = grad.new_zeros(tiles.groups, batch, height + tiles.kernel - 1, grad.shape[2], width)
-    for by, row in enumerate(seen.unbind(4)):
-        padded[:, :, by : by + height] += row
-    top = same_padding(tiles.kernel)[0]
-    return padded[:, :, top : top + height].permute(1, 2, 4, 0, 3).reshape(like.shape).to(like.dtype)
+        total += seen.squeeze(2)
+        return
+    for by, row in enumerate(seen.unbind(3)):
+        total[:, :, by : by + rows - tiles.kernel + 1] += row
 
 
 def generate_and_aggregate(
@@ -147,11 +145,11 @@ def generate_and_aggregate(
     parts = []
     for part, hidden_part in tiles.blocks(x, hidden):
         factors, inputs = _hidden(hidden_part, tiles, dtype).transpose(1, 2), _inputs(part, tiles, dtype)
-        matrices = factors.new_empty(tiles.positions, inputs.shape[1], tiles.inputs)
-        out = inputs.new_empty(*inputs.shape[:3], tiles.positions)
-        for row, seen, target in zip(generator, inputs, out, strict=True):
-            torch.bmm(factors, row, out=matrices)
-            torch.bmm(seen, matrices.permute(1, 2, 0), out=target)
+        matrices = factors.new_empty(tiles.positions, factors.shape[1], tiles.inputs)
+        out = inputs.new_empty(groups, factors.shape[1], inputs.shape[3], tiles.positions)
+        for rows, seen, target in zip(generator, inputs, out, strict=True):
+            torch.bmm(factors, rows, out=matrices)
+            torch.bmm(seen.reshape(*target.shape[:2], tiles.inputs), matrices.permute(1, 2, 0), out=target)
         parts.append(_from_outputs(out, tiles, part))
     return torch.cat(parts)
 
@@ -172,8 +170,9 @@ def generate_and_aggregate_backward(
             _inputs(part, tiles, dtype),
             (factors, generator),
             (grad_factors, grad_generator),
+            tiles,
         )
-        parts.append(_from_inputs(grad_inputs, tiles, part))
+        parts.append(grad_inputs.permute(1, 3, 4, 0, 2).reshape(part.shape).to(x.dtype))
         hidden_parts.append(grad_factors[:, :-1].permute(2, 0, 1).reshape(hidden_part.shape).to(hidden.dtype))
     grad_weight, grad_bias = _generator_gradient(grad_generator, tiles)
     grad_bias = grad_bias.to(weight.dtype if bias is None else bias.dtype)
@@ -181,24 +180,28 @@ def generate_and_aggregate_backward(
 
 
 def _block_backward(
-    outputs: Tensor, inputs: Tensor, made_of: tuple[Tensor, Tensor], grad_made_of: tuple[Tensor, Tensor]
+    outputs: Tensor, inputs: Tensor, made_of: tuple[Tensor, Tensor], grad_made_of: tuple[Tensor, Tensor], tiles: _Tiles
 ) -> Tensor:
-    """The gradient for inputs (G, tiles, C/G, inputs) from that of the outputs (G, tiles, C/G, positions).
+    """The gradient for the map (G, B, C/G, H, W) from that of the outputs (G, tiles, C/G, positions).
 
     Those for the hidden vectors and the generator, which the matrices are made of, are added to `grad_made_of`.
     """
     factors, generator = made_of
     grad_factors, grad_generator = grad_made_of
-    positions, tiles = factors.shape[0], factors.shape[2]
-    matrices = factors.new_empty(positions, tiles, inputs.shape[3])
-    grad_matrices = factors.new_empty(tiles, positions, inputs.shape[3])
+    count, width_of_group = outputs.shape[1:3]
+    matrices = factors.new_empty(tiles.positions, count, tiles.inputs)
+    grad_matrices = factors.new_empty(count, tiles.positions, tiles.inputs)
     by_position = grad_matrices.transpose(0, 1)
-    grad_inputs = torch.empty_like(inputs)
-    groups = zip(outputs, inputs, generator, grad_inputs, grad_generator, strict=True)
-    for output, seen, rows, grad_seen, grad_rows in groups:
+    grad_seen = factors.new_empty(count, width_of_group, tiles.inputs)
+    above = 0 if tiles.whole else tiles.kernel - 1
+    total = factors.new_zeros(tiles.groups, inputs.shape[1], width_of_group, tiles.height + above, tiles.width)
+    groups = zip(outputs, inputs, generator, grad_generator, total, strict=True)
+    for output, seen, rows, grad_rows, grad_input in groups:
         torch.bmm(factors.transpose(1, 2), rows, out=matrices)
         torch.bmm(output, matrices.transpose(0, 1), out=grad_seen)
-        torch.bmm(output.transpose(1, 2), seen, out=grad_matrices)
+        _add_inputs(grad_input, grad_seen, tiles)
+        torch.bmm(output.transpose(1, 2), seen.reshape(grad_seen.shape), out=grad_matrices)
         grad_factors.baddbmm_(rows, by_position.transpose(1, 2))
         grad_rows.baddbmm_(factors, by_position)
-    return grad_inputs
+    top = 0 if tiles.whole else same_padding(tiles.kernel)[0]
+    return total[:, :, :, top : top + tiles.height]
