@@ -1,5 +1,7 @@
 """Norms, windows and the options of a block."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 from reference_data import REFERENCE
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import create_model
 from models.layers import CenteringBatchNorm2d, build_norm, normalize, pointwise_conv
 from models.mixers._windows import from_windows, shift_mask, to_windows, window_shift
+from models.mixers.window_attention import attend
 
 
 def test_cc_bn_starts_as_bn_and_centers() -> None:
@@ -102,3 +106,30 @@ def test_even_kernels_keep_the_size() -> None:
     for name in ("dw_conv_nano", "d_dw_conv_nano", "i_dynamic_nano"):
         maps = create_model(name, window_size=12).eval().forward_intermediates(torch.randn(1, 3, 65, 90), indices=[0])
         assert maps[1][0].shape[2:] == (17, 23)
+
+
+class Recorder(TorchDispatchMode):
+    """Names of the operators that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_attention_that_learns_on_a_cpu_looks_for_no_masked_rows() -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    table = torch.randn(1, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    bias = table.masked_fill(torch.eye(5, dtype=torch.bool), float("-inf"))
+    grad = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*leaves, attn_mask=bias)
+    with Recorder() as recorder:
+        got = attend(*leaves, bias)
+        gradients = torch.autograd.grad(got, [*leaves, table], grad, retain_graph=True)
+    assert "aten::_softmax" in recorder.names and "aten::all" not in recorder.names
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(gradients, torch.autograd.grad(wanted, [*leaves, table], grad))
