@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import accumulation_dtype, same_padding
+from .reference import accumulation_dtype, joining_taps, same_padding
 
 # Elements of one group's matrices that are in memory at a time.
 BLOCK_MATRICES = 400_000
@@ -51,16 +51,11 @@ class _Tiles:
         images = max(1, BLOCK_MATRICES // (self.height * self.width * self.inputs))
         return zip(*(map.split(images) for map in maps), strict=True)
 
-    def taps(self, device: torch.device) -> Tensor:
+    def taps(self) -> Tensor:
         """(positions * inputs,): the number of the tap that joins them, k * k where none does."""
         before = same_padding(self.kernel)[0]
-        columns = torch.arange(self.width, device=device)
-        rows = torch.arange(self.positions // self.width, device=device)
-        seen = torch.arange(self.inputs // self.width, device=device)
-        down = (seen - rows[:, None] + (before if self.whole else 0))[:, None, :, None]
-        right = (columns - columns[:, None] + before)[None, :, None, :]
-        within = (down >= 0) & (down < self.kernel) & (right >= 0) & (right < self.kernel)
-        return torch.where(within, down * self.kernel + right, self.kernel**2).flatten()
+        sizes = (self.positions // self.width, self.width), (self.inputs // self.width, self.width)
+        return joining_taps(*sizes, (self.kernel, self.kernel), (before if self.whole else 0, before))
 
 
 def pays(x: Tensor, depth: int, groups: int, kernel: int) -> bool:
@@ -80,7 +75,7 @@ def _generator(weight: Tensor, bias: Tensor | None, tiles: _Tiles, dtype: torch.
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     rows = torch.cat([weight, bias[:, None]], 1).to(dtype).view(tiles.groups, tiles.kernel**2, -1)
     rows = F.pad(rows, (0, 0, 0, 1)).transpose(1, 2)
-    placed = rows[:, :, tiles.taps(weight.device)].unflatten(-1, (tiles.positions, tiles.inputs))
+    placed = rows[:, :, tiles.taps()].unflatten(-1, (tiles.positions, tiles.inputs))
     return placed.transpose(1, 2).contiguous()
 
 
@@ -88,7 +83,7 @@ def _generator_gradient(placed: Tensor, tiles: _Tiles) -> tuple[Tensor, Tensor]:
     """Back from the gradient for the result of `_generator` to those for weight and bias."""
     depth = placed.shape[2]
     rows = placed.new_zeros(tiles.kernel**2 + 1, tiles.groups, depth)
-    rows.index_add_(0, tiles.taps(placed.device), placed.permute(1, 3, 0, 2).reshape(-1, tiles.groups, depth))
+    rows.index_add_(0, tiles.taps(), placed.permute(1, 3, 0, 2).reshape(-1, tiles.groups, depth))
     rows = rows[:-1].transpose(0, 1).reshape(-1, depth)
     return rows[:, :-1].clone(), rows[:, -1].clone()
 

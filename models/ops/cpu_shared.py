@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import reach, same_padding
+from .reference import joining_taps, reach, same_padding
 
 # Above this number of positions one convolution per image is faster than moving the images into the channels.
 _LOOP_POSITIONS = 1024
+
+# From this number of images on, all pairs of positions of a small map cost less than the rows of `_live_grad_weight`.
+_PAIRED_IMAGES = 16
 
 
 def _pad(x: Tensor, kernel: tuple[int, int], before: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -83,10 +86,25 @@ def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     (top, _), (left, _) = same_padding(weight.shape[-2]), same_padding(weight.shape[-1])
     rows, columns = reach(weight.shape[-2], top, x.shape[1]), reach(weight.shape[-1], left, x.shape[2])
     total = torch.zeros_like(weight)
-    total[..., rows, columns] = _live_grad_weight(
-        grad, x, weight[..., rows, columns], (top - rows.start, left - columns.start)
-    )
+    live = weight[..., rows, columns]
+    small = x.shape[1] <= live.shape[-2] and x.shape[2] <= live.shape[-1]
+    paired = weight.dim() == 3 and small and x.shape[0] >= _PAIRED_IMAGES
+    of_live = _paired_grad_weight if paired else _live_grad_weight
+    total[..., rows, columns] = of_live(grad, x, live, (top - rows.start, left - columns.start))
     return total
+
+
+def _paired_grad_weight(grad: Tensor, x: Tensor, weight: Tensor, before: tuple[int, int]) -> Tensor:
+    """As `_live_grad_weight` for a static kernel and many small maps.
+
+    One product sums over the images for each pair of positions; each pair then goes to the tap that joins it.
+    """
+    size, kernel = (x.shape[1], x.shape[2]), (weight.shape[1], weight.shape[2])
+    grad_planes, x_planes = (map.permute(0, 3, 1, 2).flatten(2).contiguous() for map in (grad.to(x.dtype), x))
+    pairs = torch.bmm(grad_planes.permute(1, 2, 0), x_planes.transpose(0, 1)).flatten(1)
+    total = torch.zeros(x.shape[3], kernel[0] * kernel[1] + 1, dtype=torch.promote_types(x.dtype, torch.float32))
+    total.index_add_(1, joining_taps(size, size, kernel, before), pairs.to(total.dtype))
+    return total[:, :-1].view(weight.shape[0], -1, *kernel).sum(1).to(weight.dtype)
 
 
 def _live_grad_weight(grad: Tensor, x: Tensor, weight: Tensor, before: tuple[int, int]) -> Tensor:

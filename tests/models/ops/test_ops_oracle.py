@@ -112,6 +112,13 @@ def test_sizes_around_tile_borders(kind: str, size: tuple[int, int, int, int]) -
     check(kind, size, size[3] if size[3] % 3 else 3, 3, torch.float32)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("size", [(17, 3, 3, 6), (16, 2, 3, 4)])
+def test_many_small_maps(size: tuple[int, int, int, int], kernel: int) -> None:
+    check("static", size, 2, kernel, torch.float32)
+    check("static", size, 2, kernel, torch.bfloat16)
+
+
 @settings(max_examples=3 if TRITON else 25, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
