@@ -128,6 +128,7 @@ def test_rates_are_said_as_they_are(changes: dict, said: str) -> None:
         ([(0.0625, 0.125), (0.125, 0.25), (0.03125, 0.0625)], 0.5),  # no layer at the full rate
         ([(0.375, None), (0.5, 4.0)], 0.375),
         ([(0.75, 3.0), (0.125, 0.5)], 0.25),
+        ([(0.3, 2.0), (0.125, 1.0), (0.3, 0.1)], 0.125),  # rounded the least, whatever the others say
     ],
 )
 def test_the_rate_of_a_step_is_that_of_the_schedule(groups: list[tuple[float, float | None]], rate: float) -> None:
