@@ -79,3 +79,31 @@ def test_initial_weights_are_fetched_before_anything_is_built(small_runs: SmallR
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, output)
     assert asked == ([] if there else [output])
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_rank_0_alone_holds_the_folder(
+    small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch, rank: int | None
+) -> None:
+    """torchrun says which rank a process is; a process without it is the only one."""
+    done: list[Any] = []
+
+    class Lock:
+        def __init__(self, folder: Path) -> None:
+            done.append("locked")
+
+        def release(self) -> None:
+            done.append("released")
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if rank is not None:
+        monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(trainer.runfolder, "RunLock", Lock)
+    monkeypatch.setattr(trainer.runfolder, "check_same_run", lambda *_: done.append("compared"))
+    monkeypatch.setattr(trainer, "set_up_text_log", lambda folder, rank: done.append(rank))
+    monkeypatch.setattr(trainer, "join_world", end)
+    with pytest.raises(KeyboardInterrupt):
+        go(small_runs, small_runs.folder())
+    assert done == ([1] if rank == 1 else ["locked", "compared", 0, "released"])
