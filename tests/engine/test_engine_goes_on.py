@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine import signals, trainer
 from engine.config import load_config
 from engine.errors import RunStopped
-from engine.records import RunResult
+from engine.records import RunResult, read_run
 from engine.trainer import train
 from tests.faults.small_run import SmallRuns
 
@@ -107,3 +108,62 @@ def test_rank_0_alone_holds_the_folder(
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, small_runs.folder())
     assert done == ([1] if rank == 1 else ["locked", "compared", 0, "released"])
+
+
+def test_epochs_are_evaluated_as_often_as_asked_and_at_the_end(small_runs: SmallRuns) -> None:
+    output = small_runs.folder()
+    go(small_runs, output, "train.epochs=3", "eval.every=2")
+    assert [record.epoch for record in read_run(output).epochs if record.top1 is not None] == [2, 3]
+    assert [record.epoch for record in read_run(output).epochs] == [1, 2, 3]
+
+
+def test_what_the_config_says_reaches_those_who_do_it(small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments of each part that a run builds, without those that a run makes on its way."""
+    noted: dict[str, tuple[Any, ...]] = {}
+    names = ("CheckpointFolder", "CheckpointSaver", "Meter", "StepReader", "Trackers", "StepProfiler", "OutputWriter")
+    for name in (*names, "build_metric", "build_mixup", "weigh", "batch_warning", "load_initial", "freeze"):
+        original = getattr(trainer, name)
+
+        def note(*values: Any, name: str = name, original: Any = original) -> Any:
+            noted[name] = values
+            return original(*values)
+
+        monkeypatch.setattr(trainer, name, note)
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train_step", end)
+    output = small_runs.folder()
+    asked = ("train.keep=4", "train.save_every=9", "train.max_bad_steps=6", "train.class_weights=balanced")
+    with pytest.raises(KeyboardInterrupt):
+        go(small_runs, output, *asked, "train.bn_batch=24", "train.freeze=[stem]", "train.tensorboard=true")
+    config = load_config(small_runs.config, [], world_size=1)
+    classes = [f"class{number}" for number in range(4)]
+    assert noted["CheckpointFolder"] == (output / "checkpoints", 4)
+    assert noted["CheckpointSaver"][1:] == (9, 0) and noted["CheckpointSaver"][0].keep == 4
+    assert noted["Meter"][0] == 12 and noted["StepReader"][2] == 6
+    assert noted["Trackers"][:3] == (output, True, None) and noted["Trackers"][4] == 0
+    assert noted["Trackers"][3]["train"]["keep"] == 4
+    assert noted["StepProfiler"][0] == output and noted["StepProfiler"][2] is False
+    assert noted["OutputWriter"][2:] == ("images", classes)
+    assert (noted["build_metric"][0], noted["build_metric"][2:]) == ("original", (4, torch.device("cpu")))
+    assert noted["build_metric"][1].num_images == 13
+    assert noted["build_mixup"] == (config.data, 4)
+    assert noted["weigh"][1] == "balanced" and noted["weigh"][2].num_images == 40
+    assert (noted["batch_warning"][1], noted["batch_warning"][3]) == (12, 24)
+    assert noted["load_initial"][2] == classes and noted["freeze"][1] == ("stem",)
+
+
+def test_wandb_is_looked_for_at_once_and_told_its_project(small_runs: SmallRuns, monkeypatch) -> None:
+    asked: list[Any] = []
+
+    def open_boards(folder: Path, tensorboard: bool, project: str | None, *_: Any) -> None:
+        asked.append(project)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "check_wandb", asked.append)
+    monkeypatch.setattr(trainer, "Trackers", open_boards)
+    with pytest.raises(KeyboardInterrupt):
+        go(small_runs, small_runs.folder(), "train.wandb=nets")
+    assert asked == ["nets", "nets"]

@@ -97,7 +97,8 @@ def test_the_log_says_what_is_trained_and_how_far_it_is(whole) -> None:
         f"INFO dw_conv_nano on images: 40 images, 3 steps per epoch of 12 images, 1 ranks, from step 0; "
         f"results in {output}"
     )
-    assert lines[2].startswith("INFO rates: ")
+    top, end = 5e-4 * 12 / 512, 5e-6 * 12 / 512
+    assert lines[2] == f"INFO rates: {top:g}, cosine to {end:g} (batch 12 / 512 times the values given)"
     steps = [line for line in lines if " step " in line and " loss " in line]
     record = log_of(output, "step")[3]
     assert len(steps) == EPOCHS * STEPS and steps[3].split() == [
