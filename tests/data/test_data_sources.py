@@ -144,6 +144,13 @@ def test_a_map_of_labels_is_part_of_a_zip(root: Path) -> None:
     assert describe_source(cfg, "val") != before
 
 
+def test_a_list_is_known_by_its_content_and_not_by_its_size(root: Path) -> None:
+    cfg, path = config(root, "csv"), root / "val.csv"
+    before = describe_source(cfg, "val")
+    path.write_text(path.read_text().replace(",cat", ",cow"))
+    assert describe_source(cfg, "val") != before
+
+
 def test_one_process_of_a_machine_counts_a_folder_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config(root, "folder")
     path = index_path(cfg, "val")
