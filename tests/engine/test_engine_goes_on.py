@@ -61,8 +61,12 @@ def test_a_run_that_goes_on_starts_from_its_state_alone(small_runs: SmallRuns, m
             go(small_runs, output)
     monkeypatch.setattr(trainer, "load_initial", lambda *_: pytest.fail("a run that goes on has its weights"))
     monkeypatch.setattr(trainer.CheckpointFolder, "save", lambda *_: pytest.fail("step 3 is saved"))
+    compared: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(trainer, "check_same", lambda *what: compared.append(what))
     result = go(small_runs, output)
     assert (result.steps, result.epochs) == (STEPS, 1)
+    ((saved, now, folder),) = compared  # the data that the run began with, and those of now
+    assert saved and saved == now and folder == output
 
 
 @pytest.mark.parametrize("there", [False, True])
