@@ -1,5 +1,7 @@
 """What all tests share: the checkout's root, repeatable random numbers, and tests that run over the registries."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ def repo() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def engine_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the engine says, each line once: a run of an earlier test may have set its log up, and pytest listens there,
+    too, where a logger keeps its lines to itself.
+    """
+    log = logging.getLogger("engine")
+    before = [handler for handler in log.handlers if handler is not caplog.handler], log.propagate, log.level
+    log.handlers[:], log.propagate, log.level = [], True, logging.INFO
+    caplog.handler.setLevel(logging.INFO)
+    yield caplog
+    log.handlers[:], log.propagate, log.level = before
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,7 +1,6 @@
 """The loop of an evaluation on one rank: what model and metric are given, what is said, and what ends it."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -164,7 +163,7 @@ def test_the_faults_of_all_ranks_are_told(monkeypatch: pytest.MonkeyPatch) -> No
         run(loader=Tens(fail), stop=True)
 
 
-def test_the_time_that_is_left_is_that_of_the_batches_so_far(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_the_time_that_is_left_is_that_of_the_batches_so_far(monkeypatch: pytest.MonkeyPatch, engine_log) -> None:
     """Two batches of 30 seconds; a line where more than 20 have passed since the last."""
     now = 1000.0
 
@@ -179,10 +178,8 @@ def test_the_time_that_is_left_is_that_of_the_batches_so_far(monkeypatch: pytest
         return act
 
     monkeypatch.setattr(evaluation, "time", Clock)
-    monkeypatch.setattr(logging.getLogger("engine"), "propagate", True)
-    caplog.set_level("INFO", "engine")
     assert run(loader=Tens(wait(30)))[2].seconds == 60.0
-    assert caplog.messages == ["evaluation [1/2], 00:00:30 left", "evaluation [2/2], 00:00:00 left"]
-    caplog.clear()
+    assert engine_log.messages == ["evaluation [1/2], 00:00:30 left", "evaluation [2/2], 00:00:00 left"]
+    engine_log.clear()
     run(loader=Tens(wait(20)))
-    assert caplog.messages == ["evaluation [2/2], 00:00:00 left"]
+    assert engine_log.messages == ["evaluation [2/2], 00:00:00 left"]

@@ -132,9 +132,7 @@ def test_a_log_is_cut_back_to_the_checkpoint_that_the_run_goes_on_from(tmp_path:
     assert [(record["kind"], record["step"]) for record in kept] == [("step", 1), ("step", 2)]
 
 
-def test_a_log_that_cannot_be_written_is_said_once_until_it_works_again(tmp_path: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(LOG, "propagate", True)
-    monkeypatch.setattr(LOG, "handlers", [])
+def test_a_log_that_cannot_be_written_is_said_once_until_it_works_again(tmp_path: Path, engine_log) -> None:
     path = tmp_path / "away" / "log.jsonl"
     log = RecordLog(path)
     for _ in range(2):
@@ -144,7 +142,7 @@ def test_a_log_that_cannot_be_written_is_said_once_until_it_works_again(tmp_path
     path.unlink()
     path.parent.rmdir()
     log.write(step_record(3))
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in engine_log.records]
     missing = f"[Errno 2] No such file or directory: '{path}'"
     assert said == [f"CANNOT WRITE {path}: {missing}; training goes on"] * 2
 
@@ -222,9 +220,7 @@ def test_tensorboard_forgets_what_lies_after_the_checkpoint(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("broken", ["log", "finish"])
-def test_a_board_that_fails_is_given_up_loudly(tmp_path: Path, wandb, caplog, monkeypatch, broken: str) -> None:
-    monkeypatch.setattr(LOG, "propagate", True)
-    monkeypatch.setattr(LOG, "handlers", [])
+def test_a_board_that_fails_is_given_up_loudly(tmp_path: Path, wandb, engine_log, broken: str) -> None:
     board, _ = wandb
     board.broken = broken
     trackers = Trackers(tmp_path, False, "project", {}, 0)
@@ -232,7 +228,7 @@ def test_a_board_that_fails_is_given_up_loudly(tmp_path: Path, wandb, caplog, mo
         trackers.write(step_record(step))
     trackers.close()
     asked = [call[0] for call in board.calls]
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in engine_log.records]
     assert asked == (["log"] if broken == "log" else ["log", "log", "finish"])
     wanted = "CANNOT WRITE to TensorBoard or W&B: out of order; no more is written there, training goes on"
     assert said == [wanted if broken == "log" else "cannot close TensorBoard or W&B: out of order"]

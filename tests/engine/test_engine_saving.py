@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,10 +47,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(logging.getLogger("engine"), "propagate", True)
-    caplog.set_level(logging.INFO, "engine")
-    return lambda: [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+def said(engine_log: pytest.LogCaptureFixture) -> Any:
+    return lambda: [f"{record.levelname} {record.getMessage()}" for record in engine_log.records]
 
 
 def steps_in(folder: Path) -> list[str]:
