@@ -75,8 +75,8 @@ reproduce: $(CORE_STAMP)  ## evaluate every released weight whose data are in DA
 bench: $(CORE_STAMP)  ## speed and memory beside timm's Swin-T on this CPU: table, JSON and figure in benchmarks/
 	$(PY) benchmarks/speed.py --suite standard
 
-bench-rivals: $(DEV_STAMP)  ## DW-Conv-T beside Swin-T and ConvNeXt-T, eager, compiled, in onnxruntime and OpenVINO (an hour)
-	$(PY) benchmarks/speed.py --suite rivals --minutes 60
+bench-rivals: $(DEV_STAMP)  ## DW-Conv-T beside Swin-T and ConvNeXt-T, eager, compiled, in onnxruntime and OpenVINO (a quarter of an hour)
+	$(PY) benchmarks/speed.py --suite rivals --minutes 30
 
 bench-gpu: $(CORE_STAMP)  ## the same on a GPU, compiled, with the operators by themselves (at most eight minutes)
 	$(PY) benchmarks/speed.py --suite gpu --minutes 7
