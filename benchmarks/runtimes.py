@@ -38,11 +38,10 @@ def runtime_step(model: nn.Module, images: Tensor, runtime: str, dtype: str) -> 
         program = torch.onnx.export(model, (images,), input_names=[INPUT], opset_version=18, dynamo=True, verbose=False)
         assert program is not None
         program.save(path, external_data=False)
-        load = _onnxruntime if runtime == "onnxruntime" else _openvino
-        return load(path, images, dtype)
+        return _onnxruntime(path, images) if runtime == "onnxruntime" else _openvino(path, images, dtype)
 
 
-def _onnxruntime(path: Path, images: Tensor, dtype: str) -> Callable[[], object]:
+def _onnxruntime(path: Path, images: Tensor) -> Callable[[], object]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

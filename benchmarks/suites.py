@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from benchmarks.specs import Spec, Work, parse_spec
+from models.ops.inference import takes_bfloat16
 from models.zoo import FAMILIES
 
 BASELINE = "timm:swin_tiny_patch4_window7_224"
@@ -39,7 +38,7 @@ def rivals(device: str) -> list[TimingGroup]:
     """
     peers = [f"{name}{way}" for name in (BASELINE, "timm:convnext_tiny") for way in ("", "+compile")]
     ways = [f"dw_conv_tiny+fuse{way}" for way in ("", "+compile", "+onnxruntime", "+openvino")]
-    dtypes = ("fp32", "bf16") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
+    dtypes = ("fp32", "bf16") if takes_bfloat16() else ("fp32",)
     works = [Work("inference", dtype, batch, 224, device) for dtype in dtypes for batch in (1, 8, 32)]
     return [group(work, [*peers, *ways, "i_dynamic_tiny+fuse"]) for work in works]
 

@@ -42,9 +42,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
 
 
 def _is_learnt_on_a_cpu(bias: Tensor | None) -> bool:
-    """Where PyTorch has no fused operator; its own products also look for rows that are masked throughout, and take a
-    third longer.
-    """
+    """Where PyTorch has no fused operator, and its own products also look for rows that are masked throughout."""
     return bias is not None and bias.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()
 
 

@@ -83,13 +83,13 @@ def _can_add(residual: Tensor, x: Tensor, activation: str) -> bool:
 
 def onednn_takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN multiplies these two."""
-    known = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _takes_bfloat16())
+    known = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and takes_bfloat16())
     usual = known and x.dtype == weight.dtype and x.numel() > 0
     return usual and bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 @cache
-def _takes_bfloat16() -> bool:
+def takes_bfloat16() -> bool:
     """Whether this processor has what oneDNN's products of bfloat16 need (AVX-512 or newer)."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

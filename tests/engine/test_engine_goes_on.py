@@ -1,12 +1,11 @@
 """Where a run says that it is, and what one that goes on does not do again; in this process."""
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_engine_trainer import stop_in_evaluation
 
 from engine import signals, trainer
 from engine.config import load_config
@@ -49,14 +48,9 @@ def test_the_watchdog_hears_where_the_run_is(small_runs: SmallRuns, monkeypatch:
 
 def test_a_run_that_goes_on_starts_from_its_state_alone(small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in its last evaluation: initial weights are not looked for, and what is saved is not saved again."""
-    output, evaluate = small_runs.folder(), trainer.evaluate
-
-    def stop(*values: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return evaluate(*values, **options)
-
+    output = small_runs.folder()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", stop)
+        stop_in_evaluation(patch)
         with pytest.raises(RunStopped, match="after step 3"):
             go(small_runs, output)
     monkeypatch.setattr(trainer, "load_initial", lambda *_: pytest.fail("a run that goes on has its weights"))

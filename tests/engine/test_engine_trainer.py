@@ -63,6 +63,17 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None
     monkeypatch.setattr(trainer, "train_step", step)
 
 
+def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes when an evaluation begins."""
+    original = trainer.evaluate
+
+    def evaluate(*values: Any, **options: Any) -> Accuracy:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return original(*values, **options)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+
+
 def spoil(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Put NaN into the images of these steps, counted from 0."""
     original = trainer.train_step
@@ -150,14 +161,9 @@ def test_a_run_that_a_signal_stops_goes_on_as_if_nothing_had_been(
 
 
 def test_a_stop_in_an_evaluation_leaves_the_epochs_state(small_runs: SmallRuns, whole, monkeypatch) -> None:
-    output, original = small_runs.folder(), trainer.evaluate
-
-    def evaluate(*values: Any, **options: Any) -> Accuracy:
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return original(*values, **options)
-
+    output = small_runs.folder()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", evaluate)
+        stop_in_evaluation(patch)
         with pytest.raises(RunStopped, match="stopped by SIGUSR1 after step 6; the same command"):
             go(small_runs, output, "eval.every=2", "train.bn_batch=64")
     assert len(log_of(output, "epoch")) == 1
