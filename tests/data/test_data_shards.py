@@ -250,3 +250,16 @@ def test_what_a_row_has_instead_of_a_picture_is_named(reader: ParquetReader, tmp
     assert broken(0, newer) == f"{name} 0 (0.jpg): has no bytes"
     assert broken(3, newer) == f"{name} 3 (3.jpg): the shard is damaged or newer than its index"
     assert broken(6, newer).startswith(f"{name} 6 (6.jpg): the shard cannot be read (")
+
+
+def test_a_column_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The footer is whole, the pages of the labels are not."""
+    path = part(tmp_path, 0, 1)
+    group = pyarrow.parquet.read_metadata(path).row_group(0)
+    (labels,) = (at for at in map(group.column, range(group.num_columns)) if at.path_in_schema == "label")
+    start = labels.dictionary_page_offset or labels.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + labels.total_compressed_size] = b"\xff" * labels.total_compressed_size
+    path.write_bytes(content)
+    said = refused(lambda: scan_parquet([path]))
+    assert said.startswith(f"{path}: its column label cannot be read (")

@@ -96,6 +96,22 @@ def test_a_flip_is_drawn_by_its_own_probability(flip: str, axis: int) -> None:
     assert 30 <= turned <= 70  # 50 expected, and 3 standard deviations are 18
 
 
+@pytest.mark.parametrize(("flip", "axis"), [("hflip", 2), ("vflip", 1)])
+def test_a_resized_crop_is_flipped_after_it_is_drawn(flip: str, axis: int) -> None:
+    image, found = encoded(picture(60, 50)), {}
+    for chance in (0.0, 1.0):
+        random.seed(3)  # timm's crop
+        torch.manual_seed(3)
+        found[chance] = TrainTransform(DataConfig(augment=AugmentConfig(**{**NO_CHANGE, flip: chance})), 40)(image)
+    assert np.array_equal(found[1.0].pixels, np.flip(found[0.0].pixels, axis))
+
+
+def test_pixels_of_the_right_size_are_evaluated_as_they_are() -> None:
+    pixels = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
+    found = EvalTransform(DataConfig(), 8)(Encoded("x", (8, 8), pixels=pixels))
+    assert np.array_equal(found.pixels, pixels) and found.erased == []
+
+
 def test_what_timm_does_not_know_is_named() -> None:
     with pytest.raises(UserError) as caught:
         TrainTransform(DataConfig(augment=AugmentConfig(auto_augment="rnd-m9")), 32)

@@ -1,5 +1,7 @@
 """Where a run says that it is, and what one that goes on does not do again; in this process."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,33 @@ def test_wandb_is_looked_for_at_once_and_told_its_project(small_runs: SmallRuns,
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, small_runs.folder(), "train.wandb=nets")
     assert asked == ["nets", "nets"]
+
+
+def test_seconds_of_steps_add_up_and_those_of_an_evaluation_are_its_own(small_runs: SmallRuns, monkeypatch) -> None:
+    evaluate, output = trainer.evaluate, small_runs.folder()
+    monkeypatch.setattr(trainer, "evaluate", lambda *of, **how: replace(evaluate(*of, **how), seconds=7.5))
+    result = go(small_runs, output, "train.log_every=1")
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    steps = [record["step_seconds"] for record in records if record["kind"] == "step"]
+    assert len(steps) == STEPS and result.train_seconds == pytest.approx(sum(steps))
+    assert [record["eval_seconds"] for record in records if record["kind"] == "epoch"] == [7.5]
+
+
+def test_ranks_wait_for_each_other_as_long_as_the_config_says(small_runs: SmallRuns, monkeypatch) -> None:
+    join, asked = trainer.join_world, []
+
+    def seen(*how: Any) -> Any:
+        asked.append(how)
+        return join(*how)
+
+    monkeypatch.setattr(trainer, "join_world", seen)
+    go(small_runs, small_runs.folder(), "train.timeout=66")
+    assert asked == [("cpu", 66.0)]
+
+
+def test_a_run_that_ends_early_says_after_which_epoch_of_how_many(small_runs: SmallRuns, monkeypatch) -> None:
+    ends = lambda progress, train: "for its reason" if progress.epoch else None  # noqa: E731
+    monkeypatch.setattr(trainer, "reason_to_end", ends)
+    output = small_runs.folder()
+    go(small_runs, output, "train.epochs=3")
+    assert "the run ends after epoch 1 of 3: for its reason" in (output / "train.log").read_text()
