@@ -10,7 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STOPPED, RankFailed, RunStopped, TrainingFailed
+from engine.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_STOPPED,
+    EXIT_UNREAD,
+    RankFailed,
+    RunStopped,
+    TrainingFailed,
+)
 
 
 def explaining(module: str, schema: str) -> type[argparse.Action]:
@@ -84,10 +92,16 @@ def run(main: Callable[[], int | None], name: str = "error", also: Also = ()) ->
     """Call ``main`` and turn the ends that it may have into an exit status (see :mod:`engine.errors`).
 
     Bad input, a UserError or one of ``also``, is the line ``NAME: text`` and status 2; a bare ValueError is a bug and
-    shows its traceback.
+    shows its traceback. Output that nobody reads to its end (``| head``) is no fault and says nothing.
     """
     try:
-        return main() or 0
+        status = main() or 0
+        _reader_left("")
+        return status
+    except BrokenPipeError:
+        if not _reader_left("\n"):  # what failed may be gone from the buffer
+            raise
+        return EXIT_UNREAD
     except RunStopped as stopped:
         return _say(stopped, EXIT_STOPPED, "")
     except TrainingFailed as error:
@@ -100,6 +114,16 @@ def run(main: Callable[[], int | None], name: str = "error", also: Also = ()) ->
         if not isinstance(error, (UserError, *also)):
             raise
         return _say(error, EXIT_BAD_INPUT, f"{name}: ")
+
+
+def _reader_left(last: str) -> bool:
+    """Write the last of standard output; whether nobody reads it, and then what is left is let go."""
+    try:
+        print(last, end="", flush=True)  # noqa: T201
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return True
+    return False
 
 
 def _say(message: object, status: int, prefix: str, everywhere: bool = False) -> int:

@@ -55,6 +55,16 @@ def test_a_wrong_argument_is_refused(command: str) -> None:
     assert written() == before
 
 
+@pytest.mark.parametrize("section", [["eval"], []])
+def test_output_that_nobody_reads_is_no_fault(section: list[str]) -> None:
+    command = [sys.executable, "train_cls.py", "--help-config", *section]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() in ({141} if not section else {0, 141})  # a short text may wait in the buffer to the end
+
+
 def test_what_writes_says_no_to_help_in_any_place() -> None:
     """`--help` behind the option that counts and writes for minutes, and a result without a run."""
     before = written()
