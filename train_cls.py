@@ -18,7 +18,7 @@ def main() -> None:
     if arguments.print_config:
         print(as_yaml(config), end="")  # noqa: T201
         return
-    from engine.trainer import train
+    from engine.run import train
 
     train(config)
 

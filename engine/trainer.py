@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,40 +10,35 @@ from typing import Any, NoReturn
 import torch
 
 from data import Batch, build_mixup
-from engine import runfolder, signals
 from engine.batchnorm import batch_warning
 from engine.build import (
     build_loaders,
     build_state,
     distribute,
-    initial_file,
     load_initial,
     plain_model,
-    prepare_torch,
-    with_num_classes,
 )
 from engine.checkpoint import CheckpointFolder, CheckpointSaver
 from engine.class_weights import weigh
-from engine.config import Config, check_batch, to_dict
-from engine.distributed import World, join_world
+from engine.config import Config, check_batch
+from engine.distributed import World
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, evaluate
 from engine.freeze import freeze, train_mode
 from engine.identity import check_same, identity
+from engine.journal import Journal
 from engine.labels import build_metric
-from engine.logs import Bar, RecordLog, Trackers, check_wandb, duration, set_up_text_log
+from engine.logs import Bar
 from engine.meter import Meter, StepProfiler
 from engine.nonfinite import diagnose, write_dump
 from engine.optim import effective_rates
 from engine.outputs import OutputWriter
 from engine.patience import reason_to_end
 from engine.reader import BEHIND, StepReader
-from engine.records import EpochRecord, RunResult, StepRecord, read_run
+from engine.records import EpochRecord, RunResult
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
-from engine.terminal import outlive_terminal
 from engine.watchdog import Watchdog
-from models.errors import UserError
 
 LOG = logging.getLogger(__name__)
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")  # as gloo says it
@@ -57,7 +51,7 @@ class Trainer:
         """Build everything, or take it from the newest intact checkpoint.
 
         Raises:
-            UserError, TrainingFailed: as :func:`engine.trainer.train`.
+            UserError, TrainingFailed: as :func:`engine.run.train`.
         """
         self.config, self.world, self.stop, self.watchdog = config, world, stop, watchdog
         self.loader, self.eval_loader = build_loaders(config, world)
@@ -89,20 +83,9 @@ class Trainer:
         self._open_folder(checkpoints, notes)
 
     def _open_folder(self, checkpoints: CheckpointFolder, notes: list[str]) -> None:
-        config, progress, folder = self.config, self.state.progress, self.config.output
+        config, progress = self.config, self.state.progress
         self.results = OutputWriter(config, self.world, self.loader.dataset_name, self.loader.classes)
-        self.records: RecordLog | None = None
-        self.trackers: Trackers | None = None
-        if self.world.is_main:
-            self.records = RecordLog(folder / "log.jsonl")
-            try:
-                checkpoints.set_damaged_aside()
-                runfolder.record_start(folder, config, self.world, progress.step)
-                self.records.cut_back(progress.step, progress.epoch)
-            except OSError as error:
-                raise UserError(f"output: the run folder {folder} cannot be written ({error.strerror})") from None
-            about = to_dict(config)
-            self.trackers = Trackers(folder, config.train.tensorboard, config.train.wandb, about, progress.step)
+        self.journal = Journal(config, self.world, progress, checkpoints)
         for line in notes:
             LOG.info(line)
         warning = batch_warning(
@@ -113,13 +96,12 @@ class Trainer:
         LOG.info(
             "%s on %s: %d images, %d steps per epoch of %d images, %d ranks, from step %d; results in %s",
             *(config.model.name, self.loader.dataset_name, self.loader.num_images, self.steps_per_epoch),
-            *(config.train.batch_size, self.world.size, progress.step, folder),
+            *(config.train.batch_size, self.world.size, progress.step, config.output),
         )
-
         LOG.info("rates: %s", effective_rates(config.train))
 
     def fit(self) -> RunResult:
-        """Train to the end of the last epoch and return the result. Raises as :func:`engine.trainer.train`."""
+        """Train to the end of the last epoch and return the result. Raises as :func:`engine.run.train`."""
         self.profiler = StepProfiler(self.config.output, self.world, self.config.train.profile)
         try:
             progress, train = self.state.progress, self.config.train
@@ -137,8 +119,7 @@ class Trainer:
             raise self._in_words(error) or error from error
         finally:
             self.profiler.close()
-            if self.trackers is not None:
-                self.trackers.close()
+            self.journal.close()
             self.loader.close()
             self.eval_loader.close()
             self.state.network = self.state.model  # the distributed wrapper goes before the process group does
@@ -176,7 +157,8 @@ class Trainer:
                 self.meter.spend(seconds, waited)
                 progress.train_seconds += seconds
                 if self._log_due():
-                    self._log_step()
+                    left = self.config.train.epochs * self.steps_per_epoch - progress.step
+                    self.journal.step(self.meter.report(progress.step, progress.epoch + 1, left))
                 if self._save_due():
                     self.saver.save(self.state)
                 self.profiler.step()
@@ -240,21 +222,6 @@ class Trainer:
             f"{last.number}; first bad: {named}{where}"
         )
 
-    def _log_step(self) -> None:
-        progress = self.state.progress
-        left = self.config.train.epochs * self.steps_per_epoch - progress.step
-        values = self.meter.report(progress.step, progress.epoch + 1, left)
-        self._record(values)
-        loss = "none" if values.loss is None else f"{values.loss:.4f}"
-        norm = "none" if values.grad_norm is None else f"{values.grad_norm:.3f}"
-        LOG.info(
-            "epoch %d/%d step %d  loss %s  lr %.3e  grad norm %s  %.0f images/s  data %.3f s  step %.3f s  "
-            "memory %.2f GiB  left %s",
-            *(progress.epoch + 1, self.config.train.epochs, progress.step, loss, values.lr, norm),
-            *(values.images_per_second, values.data_seconds, values.step_seconds, values.memory_gib),
-            duration(values.eta_seconds),
-        )
-
     def _evaluate_epoch(self) -> None:
         """Measure accuracy if it is this epoch's turn, publish weights, and begin the next epoch."""
         progress, config = self.state.progress, self.config
@@ -273,11 +240,7 @@ class Trainer:
             found: dict[str, Any] = {"top1": accuracy.top1, "top5": accuracy.top5, "images": accuracy.images}
             record = replace(record, **found, eval_seconds=accuracy.seconds)
             progress.last = {"epoch": epoch, **found}
-            LOG.info(
-                "epoch %d/%d  top-1 %.3f  top-5 %.3f  of %d images in %.1f s",
-                *(epoch, config.train.epochs, accuracy.top1, accuracy.top5, accuracy.images, accuracy.seconds),
-            )
-        self._record(record)
+        self.journal.epoch(record)
         progress.epoch = epoch
         self.results.publish(self.state, accuracy)
 
@@ -310,60 +273,3 @@ class Trainer:
             path = self.config.output / "replaced.json"
             path.write_text(json.dumps({self.loader.name(i): text for i, text in sorted(found.items())}, indent=1))
         return len(found)
-
-    def _record(self, record: StepRecord | EpochRecord) -> None:
-        if self.records is not None and self.trackers is not None:
-            self.records.write(record)
-            self.trackers.write(record)
-
-
-def train(config: Config) -> RunResult:
-    """Train, or go on with, the run that a config describes; do nothing when it is finished.
-
-    Returns:
-        What ``result.json`` in the run folder holds.
-
-    Raises:
-        UserError: what the user gave cannot be used.
-        RunStopped: a signal came; the state is saved and the same call goes on.
-        TrainingFailed: the run cannot go on.
-    """
-    with outlive_terminal():
-        return _train(config)
-
-
-def _train(config: Config) -> RunResult:
-    stop = signals.watch()
-    check_wandb(config.train.wandb)
-    check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
-    config = with_num_classes(config)
-    rank = int(os.environ.get("RANK", "0"))
-    lock = runfolder.RunLock(config.output) if rank == 0 else None
-    try:
-        if rank == 0:
-            runfolder.check_same_run(config.output, config)
-        set_up_text_log(config.output, rank)
-        if not (config.output / "checkpoints").exists():
-            initial_file(config)  # a download may take longer than the ranks wait for each other
-        prepare_torch(config)
-        world = join_world(config.train.device, config.train.timeout)
-        stop.defer()
-        try:
-            with Watchdog(world, config.train.timeout) as watchdog:
-                return _finished(config, world) or Trainer(config, world, stop, watchdog).fit()
-        finally:
-            world.close()
-    finally:
-        stop.act_at_once()
-        if lock is not None:
-            lock.release()
-
-
-def _finished(config: Config, world: World) -> RunResult | None:
-    """The result of a run that has ended before; None where there is still something to do."""
-    path = config.output / "result.json"
-    found = path.exists() and (config.output / "last.safetensors").exists()
-    if not all(world.gather(found)):
-        return None
-    LOG.info("%s is finished: nothing to train", config.output)
-    return read_run(config.output).finished()

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 from engine.config import Config, load_config
 from engine.records import RunResult
-from engine.trainer import train
+from engine.run import train
 from tools.model_cost import measure
 from tools.plot import draw_curves, read_curve
 from tools.text import aligned

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["engine.trainer"])
+_SERVER.set_forkserver_preload(["engine.run"])
 
 
 def on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from test_engine_trainer import stop_in_evaluation
 
-from engine import signals, trainer
+from engine import journal, run, signals, trainer
 from engine.config import load_config
+from engine.distributed import World
 from engine.errors import RunStopped
 from engine.records import RunResult, read_run
-from engine.trainer import train
+from engine.run import train
 from tests.faults.small_run import SmallRuns
 
 STEPS, BATCHES = 3, 4  # 40 images, 12 a step; 13 validation images, 4 a batch
@@ -31,8 +32,8 @@ def go(small_runs: SmallRuns, output: Path, *options: str) -> RunResult:
 def test_the_watchdog_hears_where_the_run_is(small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Any] = []
 
-    class Hears(trainer.Watchdog):
-        def __init__(self, world: trainer.World, timeout: float) -> None:
+    class Hears(run.Watchdog):
+        def __init__(self, world: World, timeout: float) -> None:
             heard.append(timeout)
             super().__init__(world, timeout)
 
@@ -40,7 +41,7 @@ def test_the_watchdog_hears_where_the_run_is(small_runs: SmallRuns, monkeypatch:
             heard.append(where)
             super().at(where)
 
-    monkeypatch.setattr(trainer, "Watchdog", Hears)
+    monkeypatch.setattr(run, "Watchdog", Hears)
     go(small_runs, small_runs.folder(), "train.timeout=66")
     wait = "waiting for the other ranks"
     steps = [f"step {n}{text}" for n in range(STEPS) for text in (", waiting for data", f", {wait}", "")]
@@ -71,12 +72,12 @@ def test_initial_weights_are_fetched_before_anything_is_built(small_runs: SmallR
     output, asked = small_runs.folder(), []
     if there:
         (output / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(trainer, "initial_file", lambda config: asked.append(config.output))
+    monkeypatch.setattr(run, "initial_file", lambda config: asked.append(config.output))
 
     def end(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "join_world", end)
+    monkeypatch.setattr(run, "join_world", end)
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, output)
     assert asked == ([] if there else [output])
@@ -101,10 +102,10 @@ def test_rank_0_alone_holds_the_folder(
 
     if rank is not None:
         monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setattr(trainer.runfolder, "RunLock", Lock)
-    monkeypatch.setattr(trainer.runfolder, "check_same_run", lambda *_: done.append("compared"))
-    monkeypatch.setattr(trainer, "set_up_text_log", lambda folder, rank: done.append(rank))
-    monkeypatch.setattr(trainer, "join_world", end)
+    monkeypatch.setattr(run.runfolder, "RunLock", Lock)
+    monkeypatch.setattr(run.runfolder, "check_same_run", lambda *_: done.append("compared"))
+    monkeypatch.setattr(run, "set_up_text_log", lambda folder, rank: done.append(rank))
+    monkeypatch.setattr(run, "join_world", end)
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, small_runs.folder())
     assert done == ([1] if rank == 1 else ["locked", "compared", 0, "released"])
@@ -122,13 +123,14 @@ def test_what_the_config_says_reaches_those_who_do_it(small_runs: SmallRuns, mon
     noted: dict[str, tuple[Any, ...]] = {}
     names = ("CheckpointFolder", "CheckpointSaver", "Meter", "StepReader", "Trackers", "StepProfiler", "OutputWriter")
     for name in (*names, "build_metric", "build_mixup", "weigh", "batch_warning", "load_initial", "freeze"):
-        original = getattr(trainer, name)
+        owner = journal if name == "Trackers" else trainer
+        original = getattr(owner, name)
 
         def note(*values: Any, name: str = name, original: Any = original) -> Any:
             noted[name] = values
             return original(*values)
 
-        monkeypatch.setattr(trainer, name, note)
+        monkeypatch.setattr(owner, name, note)
 
     def end(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -162,8 +164,8 @@ def test_wandb_is_looked_for_at_once_and_told_its_project(small_runs: SmallRuns,
         asked.append(project)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "check_wandb", asked.append)
-    monkeypatch.setattr(trainer, "Trackers", open_boards)
+    monkeypatch.setattr(run, "check_wandb", asked.append)
+    monkeypatch.setattr(journal, "Trackers", open_boards)
     with pytest.raises(KeyboardInterrupt):
         go(small_runs, small_runs.folder(), "train.wandb=nets")
     assert asked == ["nets", "nets"]
@@ -180,13 +182,13 @@ def test_seconds_of_steps_add_up_and_those_of_an_evaluation_are_its_own(small_ru
 
 
 def test_ranks_wait_for_each_other_as_long_as_the_config_says(small_runs: SmallRuns, monkeypatch) -> None:
-    join, asked = trainer.join_world, []
+    join, asked = run.join_world, []
 
     def seen(*how: Any) -> Any:
         asked.append(how)
         return join(*how)
 
-    monkeypatch.setattr(trainer, "join_world", seen)
+    monkeypatch.setattr(run, "join_world", seen)
     go(small_runs, small_runs.folder(), "train.timeout=66")
     assert asked == [("cpu", 66.0)]
 

@@ -11,8 +11,8 @@ from data.classes import imagenet_classes
 from engine.build import initial_file, load_initial, plain_model
 from engine.config import Config, load_config, to_dict
 from engine.evaluate import evaluate_checkpoint
+from engine.run import train
 from engine.runfolder import check_same_run
-from engine.trainer import train
 from models.errors import UserError
 from models.released import RELEASES
 from tests.released_weights import NANO, save_as_released

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import engine.trainer as trainer
+from engine import trainer
 from engine.checkpoint import CheckpointFolder
 from engine.config import load_config, to_dict
 from engine.evaluate import evaluate_checkpoint
 from engine.logs import Trackers
 from engine.optim import build_optimizer, build_schedule
+from engine.run import train
 from engine.schema import TrainConfig
 from engine.weights import read_about
 from tests.faults.small_run import SmallRuns
@@ -128,7 +129,7 @@ def test_the_average_is_saved_and_measured_where_that_is_asked(
         return original(model, *rest, **options)
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
-    trainer.train(config)
+    train(config)
     checkpoint = CheckpointFolder(output / "checkpoints", keep=2).load()
     assert checkpoint is not None
     plain, average = checkpoint.state["model"]["head.weight"], checkpoint.state["ema"]["head.weight"]

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from engine import signals, trainer
+from engine import run, runfolder, signals, trainer
 from engine.config import load_config
+from engine.distributed import World
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy
+from engine.logs import Trackers
 from engine.records import RunResult
-from engine.trainer import Trainer, train
+from engine.run import train
+from engine.trainer import Trainer
 from models.errors import UserError
 from tests.faults.small_run import SmallRuns
 
@@ -272,7 +275,7 @@ def test_a_folder_that_cannot_be_written_is_named(small_runs: SmallRuns, monkeyp
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(trainer.runfolder, "record_start", refuse)
+    monkeypatch.setattr(runfolder, "record_start", refuse)
     with pytest.raises(UserError) as caught:
         go(small_runs, output)
     assert str(caught.value) == f"output: the run folder {output} cannot be written (Permission denied)"
@@ -291,7 +294,7 @@ WORKER, PEER = "DataLoader worker (pid 7)\nis killed", "gloo: Connection reset b
     ],
 )
 def test_deaths_are_told_in_one_line_and_other_errors_as_they_are(text: str, ranks: int, message: str | None) -> None:
-    world = trainer.World(0, ranks, torch.device("cpu"))
+    world = World(0, ranks, torch.device("cpu"))
     found = Trainer._in_words(type("", (), {"world": world})(), RuntimeError(text))  # type: ignore[arg-type]
     assert (found is None) == (message is None)
     if found is not None:
@@ -300,7 +303,7 @@ def test_deaths_are_told_in_one_line_and_other_errors_as_they_are(text: str, ran
 
 def test_what_was_opened_is_closed_whatever_happens(small_runs: SmallRuns, monkeypatch) -> None:
     closed = []
-    owners = ((trainer.Trackers, "close"), (trainer.StepProfiler, "close"), (trainer.Watchdog, "__exit__"))
+    owners = ((Trackers, "close"), (trainer.StepProfiler, "close"), (run.Watchdog, "__exit__"))
     for owner, name in owners:
         original = getattr(owner, name)
 
@@ -326,12 +329,12 @@ def test_a_run_that_does_not_start_leaves_nobody_to_end_the_process(small_runs: 
     """A watchdog that outlived its run would end the program that called it, ``train.timeout`` seconds later."""
     built = []
 
-    class Seen(trainer.Watchdog):
+    class Seen(run.Watchdog):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             built.append(self)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="nowhere"):
-        patch.setattr(trainer, "Watchdog", Seen)
+        patch.setattr(run, "Watchdog", Seen)
         go(small_runs, small_runs.folder(), f"data.root={tmp_path / 'nowhere'}")
     assert built and all(each._done.is_set() for each in built)

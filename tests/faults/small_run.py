@@ -1,7 +1,7 @@
 """Small runs that start in a moment, so that they can be broken by the hundred.
 
 A run is a process of its own, forked from a server that has loaded torch. It goes through the same code as
-``train_cls.py``: config file, :func:`engine.trainer.train`, exit status.
+``train_cls.py``: config file, :func:`engine.run.train`, exit status.
 """
 
 import faulthandler
@@ -49,7 +49,7 @@ CONFIG: dict[str, Any] = {
     "eval": {"batch_size": 4},
 }
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["engine.trainer", "engine.evaluate", "tests.faults.small_run"])
+_SERVER.set_forkserver_preload(["engine.run", "engine.evaluate", "tests.faults.small_run"])
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _train(
 
     def main() -> None:
         from engine.config import load_config
-        from engine.trainer import train
+        from engine.run import train
 
         train(load_config(config, overrides))
 

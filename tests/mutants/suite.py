@@ -74,7 +74,7 @@ SUITE = (
     ),
     Group(
         "trainer",
-        ("engine/trainer.py", "engine/reader.py"),
+        ("engine/trainer.py", "engine/run.py", "engine/journal.py", "engine/reader.py"),
         (
             *_tests("engine", "trainer", "goes_on"),
             *_cases("waits", "steps_are_read_in_order_one_behind", "no_step_follows_the_one_that_is_one_too_many"),

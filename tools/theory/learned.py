@@ -14,7 +14,7 @@ from data.decode import open_image
 from data.transforms import EvalTransform, channel_values
 from engine.config import Config, load_config
 from engine.records import read_run
-from engine.trainer import train
+from engine.run import train
 from models import build_model
 from models.checkpoint import load_pretrained, read_for
 from models.errors import UserError
