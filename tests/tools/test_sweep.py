@@ -254,7 +254,9 @@ def test_the_papers_grid_resolves_and_covers_every_ablation_table() -> None:
     assert shown == {run.name for run in grid.runs}
 
 
-@pytest.mark.parametrize("name", ["evidence", "evidence_rates", "proxy", "proxy_questions", "conv_attention_nano"])
+@pytest.mark.parametrize(
+    "name", ["evidence", "evidence_rates", "evidence_questions", "proxy", "proxy_questions", "conv_attention_nano"]
+)
 def test_the_grids_of_the_evidence_resolve_and_show_every_run(name: str) -> None:
     grid = load_grid(REPO / "configs" / "sweeps" / f"{name}.yaml")
     one_seed = {job.run.name: job for job in jobs(grid, Path("runs/grid"), REPO)}
