@@ -255,7 +255,16 @@ def test_the_papers_grid_resolves_and_covers_every_ablation_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["evidence", "evidence_rates", "evidence_questions", "proxy", "proxy_questions", "conv_attention_nano"]
+    "name",
+    [
+        "evidence",
+        "evidence_rates",
+        "evidence_questions",
+        "evidence_finetune",
+        "proxy",
+        "proxy_questions",
+        "conv_attention_nano",
+    ],
 )
 def test_the_grids_of_the_evidence_resolve_and_show_every_run(name: str) -> None:
     grid = load_grid(REPO / "configs" / "sweeps" / f"{name}.yaml")
