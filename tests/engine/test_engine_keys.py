@@ -19,6 +19,7 @@ from engine.config import Config, check_batch, load_config
 from engine.distributed import World
 from engine.errors import TrainingFailed
 from engine.optim import learning_rate
+from engine.run import train
 from engine.step import train_step
 from models.layers import DepthwiseConv
 from tests.faults.small_run import SmallRuns
@@ -168,7 +169,7 @@ def resized(config: Config) -> Any:
 
 def run(config: Config) -> Any:
     """The files that a run leaves and the events in its log."""
-    trainer.train(config)
+    train(config)
     lines = (config.output / "log.jsonl").read_text().splitlines()
     checkpoints = sorted(path.name for path in (config.output / "checkpoints").iterdir())
     return checkpoints, ["top1" in line for line in lines], (config.output / "tensorboard").exists()
@@ -341,7 +342,7 @@ def test_an_epoch_is_evaluated_in_the_precision_that_is_asked(
         return torch.tensor([len(logits), 0, 0])
 
     monkeypatch.setattr(trainer, "build_metric", lambda *_: metric)
-    trainer.train(load_config(small_runs.config, options, world_size=1))
+    train(load_config(small_runs.config, options, world_size=1))
     assert len(seen) == 4 and set(seen) == {precision == "bf16"}  # 13 images, 4 at a time
 
 
@@ -351,4 +352,4 @@ def test_so_many_bad_steps_in_a_row_end_the_run(small_runs: SmallRuns, most: int
     options = ["train.warmup_epochs=0", "train.lr=1e30", "train.lr_batch=null", f"train.max_bad_steps={most}"]
     config = load_config(small_runs.config, [*options, f"output={small_runs.folder()}"], world_size=1)
     with pytest.raises(TrainingFailed, match=f"not finite in {most} steps in a row, last in step {most}"):
-        trainer.train(config)
+        train(config)

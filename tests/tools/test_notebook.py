@@ -1,5 +1,7 @@
 """docs/zoo.ipynb runs from the first cell to the last, as plain Python."""
 
+import ast
+import importlib
 import json
 from pathlib import Path
 
@@ -8,20 +10,33 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def cells() -> list[dict]:
+    """The cells of code."""
+    notebook = json.loads((ROOT / "docs" / "zoo.ipynb").read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_what_the_notebook_imports_is_there() -> None:
+    found = [node for cell in cells() for node in ast.walk(ast.parse("".join(cell["source"])))]
+    imports = [node for node in found if isinstance(node, ast.ImportFrom)]
+    assert {node.module for node in imports} >= {"engine.config", "engine.run"}
+    for node in imports:
+        module = importlib.import_module(str(node.module))
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     import matplotlib.pyplot as plt
 
-    notebook = json.loads((ROOT / "docs" / "zoo.ipynb").read_text(encoding="utf-8"))
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) > 5 and not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    assert len(cells()) > 5 and not any(cell["outputs"] or cell["execution_count"] for cell in cells())
     monkeypatch.chdir(ROOT / "docs")
     monkeypatch.setattr(plt, "show", lambda: None)
     monkeypatch.syspath_prepend(str(ROOT))
     space: dict[str, object] = {}
-    for cell in cells:
+    for cell in cells():
         exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
     printed = capsys.readouterr().out
     # The paper's Table 2: 28M and 88M for Swin, 24M and 74M for DW-Conv.
