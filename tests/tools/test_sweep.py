@@ -149,7 +149,15 @@ def test_each_gpu_has_one_run_at_a_time(tmp_path: Path) -> None:
     run.run()
     used = {json.loads((job.output / "result.json").read_text())["gpu"] for job in work}
     assert used <= {"3", "5"}
-    assert slots(2, []) == [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))} | slots(2, [])[0]] * 2
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, "4"), ("", "4"), ("3", "3")])
+def test_jobs_share_the_cores_unless_threads_are_given(monkeypatch, said: str | None, threads: str) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert slots(2, []) == [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * 2
 
 
 def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path) -> None:

@@ -21,10 +21,13 @@ USAGE = "usage.json"
 
 
 def slots(parallel: int, gpus: list[str]) -> list[Environment]:
-    """The environments in which jobs run side by side: one for each GPU, or an equal share of the CPU's cores."""
+    """The environments in which jobs run side by side: one for each GPU, or an equal share of the CPU's cores.
+
+    Whoever says how many threads there shall be (OMP_NUM_THREADS) is obeyed.
+    """
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-    threads = str(max(1, (os.cpu_count() or 1) // parallel))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // parallel))
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * parallel
 
 
