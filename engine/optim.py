@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     own: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
     arguments = {key: value for key, value in own.items() if value is not None} | train.optimizer_args
     kind = get_optimizer_class(train.optimizer.lower(), bind_defaults=False)
-    if kind in OBEDIENT and next(model.parameters()).is_cuda and not {"foreach", "differentiable"} & arguments.keys():
+    if kind in OBEDIENT and not {"foreach", "differentiable"} & arguments.keys():
         arguments.setdefault("fused", True)
     try:
         optimizer = create_optimizer_v2(

@@ -26,7 +26,6 @@ from engine.step import StepResult, train_step
 from engine.watchdog import Watchdog
 from models import create_model
 
-FUSED = {"optimizer_args": {"fused": True}}
 LOOKS = {
     getattr(torch.ops.aten, name).default
     for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
@@ -62,7 +61,7 @@ def small_state(config):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_step_asks_nothing_of_the_device(precision):
-    config = make_config(precision=precision, ema_decay=0.9, accumulation=2, **FUSED)
+    config = make_config(precision=precision, ema_decay=0.9, accumulation=2)
     state, batches, mix = small_state(config), make_batches(2, 4), mix_of(config)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0, enabled=precision == "fp16")
     mixed = [Batch(b.images, mix(b.images, b.targets, (0, 0, 0))[1], b.indices) for b in batches]
@@ -75,7 +74,7 @@ def test_a_step_asks_nothing_of_the_device(precision):
 
 
 def test_no_model_asks_anything_of_the_device(mixer_family):
-    config = make_config(**FUSED)
+    config = make_config()
     torch.manual_seed(0)
     model = create_model(f"{mixer_family}_nano", num_classes=10, img_size=32, depths=[1, 1, 1, 1], drop_path_rate=0.5)
     state, before = build_state(model, config, WORLD, 5), model.head.weight.clone()
@@ -86,7 +85,7 @@ def test_no_model_asks_anything_of_the_device(mixer_family):
 
 def test_the_blindfold_sees_who_looks():
     """The optimiser that must be told by the host whether to step."""
-    config = make_config()
+    config = make_config(optimizer_args={"foreach": True})
     state, batches = small_state(config), make_batches(1, 8)
     with blindfold(), pytest.raises(AssertionError, match="the host waits for"):
         train_step(state, batches, lambda i, t, _: (i, torch.ones(8, 10)), config.train, WORLD)
@@ -96,9 +95,7 @@ def test_an_epoch_reads_each_step_when_the_next_one_is_queued(small_runs, monkey
     """On a device without values (meta), where every look fails, from the loader's bytes to the update."""
     overrides = ["train.batch_size=4", "train.log_every=100", "train.save_every=100", "train.ema_decay=null"]
     output = small_runs.folder()
-    config = load_config(
-        small_runs.config, [f"output={output}", *overrides, "train.optimizer_args.fused=true", "data.mixup.group=2"]
-    )
+    config = load_config(small_runs.config, [f"output={output}", *overrides, "data.mixup.group=2"])
     monkeypatch.setattr(engine.step, "autocast", lambda *_: contextlib.nullcontext())  # it has none for meta
     adam = importlib.import_module("torch.optim.adam")
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda _: None)  # no GPU, which its kernels are for
@@ -163,23 +160,24 @@ def test_no_step_follows_the_one_that_is_one_too_many():
 
 
 def test_reading_late_changes_no_bit(small_runs):
-    """A fused step is the same whether the host reads each of them at once, as for a line of the log, or late."""
-    options = ["train.optimizer_args.fused=true", "train.save_every=100"]
-    late, at_once = (small_runs.finish(small_runs.folder(), [*options, f"train.log_every={n}"]) for n in (100, 1))
+    """A step is the same whether the host reads each of them at once, as for a line of the log, or late."""
+    late, at_once = (
+        small_runs.finish(small_runs.folder(), ["train.save_every=100", f"train.log_every={n}"]) for n in (100, 1)
+    )
     assert late == at_once
 
 
 def test_only_optimisers_that_leave_no_trace_are_asked_to_skip():
     model = torch.nn.Linear(2, 2)
     for name, obeys in (("adamw", True), ("adam", True), ("sgd", False)):
-        optimizer = engine.optim.build_optimizer(model, make_config(optimizer=name, **FUSED).train)
+        optimizer = engine.optim.build_optimizer(model, make_config(optimizer=name).train)
         assert engine.optim.obeys_flag(optimizer) is obeys
-    assert not engine.optim.obeys_flag(engine.optim.build_optimizer(model, make_config().train))
 
 
-def test_on_a_gpu_they_are_the_default():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fused_steps_are_the_default(device):
     with FakeTensorMode():
-        model = torch.nn.Linear(2, 2, device="cuda")
+        model = torch.nn.Linear(2, 2, device=device)
         assert engine.optim.obeys_flag(engine.optim.build_optimizer(model, make_config().train))
         own = make_config(optimizer_args={"foreach": True}).train
         assert not engine.optim.obeys_flag(engine.optim.build_optimizer(model, own))

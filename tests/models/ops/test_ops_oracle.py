@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.ops import cpu_bands, cpu_position, generate_and_aggregate, local_aggregate, use_backend
+from models.ops import cpu_bands, cpu_position, cpu_shared, generate_and_aggregate, local_aggregate, use_backend
 
 TRITON = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if TRITON else ["reference", "cpu"]
@@ -112,11 +112,11 @@ def test_sizes_around_tile_borders(kind: str, size: tuple[int, int, int, int]) -
     check(kind, size, size[3] if size[3] % 3 else 3, 3, torch.float32)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("size", [(2 if TRITON else 17, 3, 3, 6), (2 if TRITON else 16, 2, 3, 4)])
-def test_many_small_maps(size: tuple[int, int, int, int], kernel: int) -> None:
-    check("static", size, 2, kernel, torch.float32)
-    check("static", size, 2, kernel, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["static", "image"])
+def test_more_images_than_fit_a_part(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_shared, "_PART_BYTES", 700)  # float32: two of the five maps, bfloat16: four
+    check(kind, (5, 4, 3, 6), 3, KERNELS[1], dtype)
 
 
 @settings(max_examples=3 if TRITON else 25, deadline=None)
