@@ -144,7 +144,7 @@ def _inference_step(run: Callable[..., torch.Tensor], images: torch.Tensor) -> C
 def _training_step(
     model: nn.Module, run: Callable[..., torch.Tensor], images: torch.Tensor, work: Work
 ) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
     targets = torch.randint(0, getattr(model, "num_classes", 1000), (work.batch,), device=work.device)
     dtype = DTYPES[work.dtype]
 

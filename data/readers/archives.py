@@ -254,7 +254,22 @@ class TarReader:
         extra = self.records.extra
         shard, offset, size = (int(extra[key][index]) for key in ("shard", "offset", "size"))
         name = f"{self._files.paths[shard]}:{self.records.name(index)}"
-        data = self._files.read(shard, offset, size)
-        if len(data) != size:
+        found = self._files.read(shard, offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + size)
+        if len(found) != tarfile.BLOCKSIZE + size:
             raise CorruptImageError(f"{name}: the shard is cut off")
-        return open_image(data, name, self.max_pixels)
+        if not _is_header_of(found[: tarfile.BLOCKSIZE], self.records.name(index), size):
+            raise CorruptImageError(f"{name}: the shard is damaged or newer than its index")
+        return open_image(found[tarfile.BLOCKSIZE :], name, self.max_pixels)
+
+
+def _is_header_of(block: bytes, name: str, size: int) -> bool:
+    """Whether the block before a member's data is its header: an index knows a shard by its size alone.
+
+    Long names, and letters beyond ASCII, may stand in blocks before it and are not compared.
+    """
+    try:
+        header = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError:
+        return False
+    elsewhere = len(name) > tarfile.LENGTH_NAME or not name.isascii()
+    return header.size == size and (elsewhere or header.name == name)

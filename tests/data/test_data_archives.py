@@ -1,5 +1,6 @@
 """Archives by the byte: what is listed is what other tools list, and each thing that can be wrong is named."""
 
+import io
 import os
 import tarfile
 import zipfile
@@ -142,6 +143,36 @@ def test_shards_are_listed_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert broken(lambda: TarReader(shards, 64, records).open(2)) == f"{second}:cat/b.jpg: the shard is cut off"
     told = f"there are no tar shards {tmp_path}/x-*.tar"
     assert refused(lambda: list_shards(tmp_path / "x-*.tar")) == told
+
+
+def test_a_shard_rewritten_to_the_same_size_is_noticed(tmp_path: Path) -> None:
+    """An index knows a shard by name and size; the header before each image says whether it is still that image."""
+    path = write_tar(tmp_path / "s-0.tar", {"dog/a.jpg": jpeg(1), "cat/a.jpg": jpeg(2)})
+    size, reader = path.stat().st_size, TarReader([path], 64, scan_tar([path]))
+    told = f"{path}:dog/a.jpg: the shard is damaged or newer than its index"
+    others = {"cat/a.jpg": jpeg(2), "dog/a.jpg": jpeg(1)}, {"dog/a.jpg": jpeg(1) + b"x", "cat/a.jpg": jpeg(2)}
+    for files in others:
+        write_tar(path, files)
+        assert path.stat().st_size == size and broken(lambda: reader.open(0)) == told
+    write_tar(path, {"dog/a.jpg": jpeg(1), "cat/a.jpg": jpeg(2)})
+    assert reader.open(0).data == jpeg(1)
+    content = bytearray(path.read_bytes())
+    content[150] ^= 1  # a digit of the header's checksum
+    path.write_bytes(content)
+    assert broken(lambda: reader.open(0)) == told
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["cat/" + "a" * 95 + ".jpg", "cat/" * 30 + "a.jpg", "cat/\u00e4.jpg", "./cat/a.jpg"])
+def test_names_of_every_form_are_read(tmp_path: Path, name: str, format: int) -> None:
+    path = tmp_path / "s-0.tar"
+    with tarfile.open(path, "w", format=format) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(jpeg())
+        archive.addfile(member, io.BytesIO(jpeg()))
+    records = scan_tar([path])
+    assert records.name(0) == name
+    assert TarReader([path], 64, records).open(0).data == jpeg()
 
 
 def labels_of(tmp_path: Path, files: dict[str, bytes]) -> tuple[list[str], list[int], bool]:
