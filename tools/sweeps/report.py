@@ -233,7 +233,7 @@ def as_markdown(path: Path) -> str:
     minutes = sum(run["cpu_seconds"] or 0 for run in runs) / 60
     blocks.append(
         f"{results.note} Data: {', '.join(datasets)}. {len(runs)} run{'s' if len(runs) > 1 else ''} on "
-        f"{', '.join(processors)} ({results.cpus} cores), {minutes:.0f} minutes of CPU time in total, trained at commit "
-        f"{', '.join(f'`{commit[:10]}`' for commit in commits)}. Command: `{results.command}`."
+        f"{', '.join(processors)} ({results.cpus} cores), {minutes:.0f} minutes of CPU time in total, trained at "
+        f"commit {', '.join(f'`{commit[:10]}`' for commit in commits)}. Command: `{results.command}`."
     )
     return "\n\n".join(blocks)
