@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import accumulation_dtype, joining_taps, same_padding
+from .reference import accumulation_dtype, same_padding
 
 # Elements of one group's matrices that are in memory at a time.
 BLOCK_MATRICES = 400_000
@@ -55,7 +55,23 @@ class _Tiles:
         """(positions * inputs,): the number of the tap that joins them, k * k where none does."""
         before = same_padding(self.kernel)[0]
         sizes = (self.positions // self.width, self.width), (self.inputs // self.width, self.width)
-        return joining_taps(*sizes, (self.kernel, self.kernel), (before if self.whole else 0, before))
+        return _joining_taps(*sizes, (self.kernel, self.kernel), (before if self.whole else 0, before))
+
+
+def _joining_taps(
+    outputs: tuple[int, int], inputs: tuple[int, int], kernel: tuple[int, int], before: tuple[int, int]
+) -> Tensor:
+    """The tap that joins each output position with each input position: (outputs * inputs,), rows before columns.
+
+    The tap of input 0 at output 0 is ``before``; it is kernel[0] * kernel[1] where no tap joins the two.
+    """
+    steps = [
+        torch.arange(there) - torch.arange(here)[:, None] + offset
+        for here, there, offset in zip(outputs, inputs, before, strict=True)
+    ]
+    down, right = steps[0][:, None, :, None], steps[1][None, :, None, :]
+    within = (down >= 0) & (down < kernel[0]) & (right >= 0) & (right < kernel[1])
+    return torch.where(within, down * kernel[1] + right, kernel[0] * kernel[1]).flatten()
 
 
 def pays(x: Tensor, depth: int, groups: int, kernel: int) -> bool:

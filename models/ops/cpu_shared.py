@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import reach, same_padding
+from .reference import accumulation_dtype, reach, same_padding
 
 # Images whose kernels differ lie side by side in the channels of one convolution: as many as a core's cache holds.
 _PART_BYTES = 2**19
@@ -92,7 +92,7 @@ def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The gradient for weight (G, k, k) or (B, G, k, k); taps that never meet the map have none."""
     (top, _), (left, _) = same_padding(weight.shape[-2]), same_padding(weight.shape[-1])
     rows, columns = reach(weight.shape[-2], top, x.shape[1]), reach(weight.shape[-1], left, x.shape[2])
-    compute = torch.promote_types(x.dtype, torch.float32)
+    compute = accumulation_dtype(x.dtype)
     total = torch.zeros_like(weight, dtype=compute, memory_format=torch.contiguous_format)
     live = total[..., rows, columns]
     before = top - rows.start, left - columns.start

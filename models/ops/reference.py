@@ -19,22 +19,6 @@ def reach(kernel: int, before: int, size: int) -> slice:
     return slice(max(0, before - size + 1), min(kernel, before + size))
 
 
-def joining_taps(
-    outputs: tuple[int, int], inputs: tuple[int, int], kernel: tuple[int, int], before: tuple[int, int]
-) -> Tensor:
-    """The tap that joins each output position with each input position: (outputs * inputs,), rows before columns.
-
-    The tap of input 0 at output 0 is ``before``; it is kernel[0] * kernel[1] where no tap joins the two.
-    """
-    steps = [
-        torch.arange(there) - torch.arange(here)[:, None] + offset
-        for here, there, offset in zip(outputs, inputs, before, strict=True)
-    ]
-    down, right = steps[0][:, None, :, None], steps[1][None, :, None, :]
-    within = (down >= 0) & (down < kernel[0]) & (right >= 0) & (right < kernel[1])
-    return torch.where(within, down * kernel[1] + right, kernel[0] * kernel[1]).flatten()
-
-
 def pad_positions(x: Tensor, kernel_height: int, kernel_width: int) -> Tensor:
     """Zero-pad H and W of x (B, H, W, C) for a kernel that keeps the size."""
     return F.pad(x, (0, 0, *same_padding(kernel_width), *same_padding(kernel_height)))

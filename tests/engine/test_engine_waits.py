@@ -174,15 +174,6 @@ def test_only_optimisers_that_leave_no_trace_are_asked_to_skip():
         assert engine.optim.obeys_flag(optimizer) is obeys
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_fused_steps_are_the_default(device):
-    with FakeTensorMode():
-        model = torch.nn.Linear(2, 2, device=device)
-        assert engine.optim.obeys_flag(engine.optim.build_optimizer(model, make_config().train))
-        own = make_config(optimizer_args={"foreach": True}).train
-        assert not engine.optim.obeys_flag(engine.optim.build_optimizer(model, own))
-
-
 def test_numbers_come_back_through_pinned_memory(monkeypatch):
     """A GPU that does not exist: the copy is queued, and only the reader waits, for the copy's own event."""
     order = []
