@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.specs import Spec
 from engine.runfolder import processor_name
-from tools.tables.schema import load_tables
+from tools.tables.loading import load_tables
 from tools.text import aligned
 
 

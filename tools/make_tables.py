@@ -35,9 +35,10 @@ from tools.sweeps import report
 from tools.tables import model_list, questions
 from tools.tables import render as pages
 from tools.tables.entries import TableEntry, build_entries, load_entries
+from tools.tables.loading import ROOT, load_expected_costs, load_tables, shown
 from tools.tables.render import as_markdown, as_text
 from tools.tables.results import load_records
-from tools.tables.schema import ROOT, Table, load_expected_costs, load_tables, shown
+from tools.tables.schema import Table
 
 
 def select(tables: list[Table], name: str | None) -> list[Table]:

@@ -40,7 +40,7 @@ from models import build_model, create_model
 from models.cost import Cost, model_cost
 from models.errors import UserError
 from tools.tables.costs import DENSE_COSTS
-from tools.tables.schema import ROOT, load_tables, shown
+from tools.tables.loading import ROOT, load_tables, shown
 from tools.text import aligned
 
 

@@ -43,8 +43,8 @@ from engine.records import ValidationRecord, read_run
 from models.errors import UserError
 from tools.sweeps import report
 from tools.tables import forest
+from tools.tables.loading import load_tables
 from tools.tables.questions import answer, load_questions
-from tools.tables.schema import load_tables
 
 matplotlib.use("Agg")
 

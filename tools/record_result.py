@@ -35,9 +35,9 @@ if __name__ == "__main__":
 import yaml
 
 from models.errors import UserError
+from tools.tables.loading import RESULTS, TABLES, shown
 from tools.tables.recording import of_evaluation, of_run, of_speed
 from tools.tables.results import add_record
-from tools.tables.schema import RESULTS, TABLES, shown
 
 
 @cli.command("record_result")

@@ -47,9 +47,9 @@ from tools.reproduction import report
 from tools.reproduction.evaluations import Evaluation, plan
 from tools.reproduction.places import NEEDED, Place, find_places
 from tools.reproduction.runner import EvaluationFailed, run_all
+from tools.tables.loading import RESULTS, TABLES, load_tables, shown
 from tools.tables.recording import of_evaluation
 from tools.tables.results import add_record
-from tools.tables.schema import RESULTS, TABLES, load_tables, shown
 
 SHOW = "what was recorded is shown by `python tools/make_tables.py`; `--write` puts it into the pages"
 

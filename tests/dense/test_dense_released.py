@@ -24,9 +24,9 @@ from tools.reproduction.places import Place, find_places
 from tools.reproduction.report import measures
 from tools.reproduction.runner import last_json
 from tools.tables.entries import build_entries
+from tools.tables.loading import load_table
 from tools.tables.recording import of_evaluation
 from tools.tables.render import cells
-from tools.tables.schema import load_table
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from models.errors import UserError
 from models.released import RELEASES, released
 from tests.reference_data import REFERENCE
 from tests.released_weights import NANO, save_as_released
-from tools.tables.schema import load_tables
+from tools.tables.loading import load_tables
 
 
 @pytest.fixture

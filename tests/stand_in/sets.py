@@ -15,7 +15,7 @@ from data.classes import imagenet_classes
 from engine.labels import real_labels
 from models import create_model
 from models.checkpoint import State, convert_state, load_pretrained
-from tools.tables.schema import TABLES
+from tools.tables.loading import TABLES
 
 IMAGENET_SIZE = (260, 240)
 FILLED = ("2", "3", "4", "8", "11")  # the tables that released weights fill

@@ -7,7 +7,7 @@ import pytest
 
 from tools import models as tool
 from tools.tables import model_list
-from tools.tables.schema import load_tables
+from tools.tables.loading import load_tables
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

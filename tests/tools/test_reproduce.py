@@ -23,9 +23,9 @@ from tools.reproduction import evaluations, report, runner
 from tools.reproduction.evaluations import Evaluation, plan
 from tools.reproduction.places import Place
 from tools.tables.entries import build_entries
+from tools.tables.loading import TABLES, load_table, load_tables
 from tools.tables.render import cells, footnotes
 from tools.tables.results import load_records
-from tools.tables.schema import TABLES, load_table, load_tables
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -11,7 +11,7 @@ from models.errors import UserError
 from models.layers import CenteringBatchNorm2d
 from models.mixers.static_window import StaticWindow
 from tools.tables.costs import config_exists, count, dense_costs, row_config
-from tools.tables.schema import ROOT, load_expected_costs, load_tables
+from tools.tables.loading import ROOT, load_expected_costs, load_tables
 
 TABLES = load_tables()
 EXPECTED_COSTS = load_expected_costs()

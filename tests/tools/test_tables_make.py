@@ -12,9 +12,10 @@ from tools.tables import entries
 from tools.tables import render as pages
 from tools.tables.costs import RowCost
 from tools.tables.entries import TableEntry, build_entries
+from tools.tables.loading import load_table, load_tables
 from tools.tables.render import as_markdown, as_text
 from tools.tables.results import Record
-from tools.tables.schema import ExpectedCost, load_table, load_tables
+from tools.tables.schema import ExpectedCost
 
 TABLES = {table.table: table for table in load_tables()}
 

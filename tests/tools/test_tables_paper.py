@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from reference_data import REFERENCE
 
-from tools.tables.schema import Row, Table, load_expected_costs, load_tables
+from tools.tables.loading import load_expected_costs, load_tables
+from tools.tables.schema import Row, Table
 
 ALL = load_tables()
 TABLES = {table.table: table for table in ALL if not table.is_own}

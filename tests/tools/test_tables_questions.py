@@ -14,9 +14,9 @@ from models.errors import UserError
 from tools import plot
 from tools.sweeps.grid import load_grid
 from tools.tables import forest
+from tools.tables.loading import ROOT, load_tables
 from tools.tables.paired import Noise
 from tools.tables.questions import Answer, as_markdown, load_questions, signed
-from tools.tables.schema import ROOT, load_tables
 
 QUESTION = {"question": "SE?", "table": "6", "rows": ["dw_conv", "dw_conv_se"], "runs": ["a", "b"]}
 UP, DOWN, SAME = (Decimal("81.3"), Decimal("81.7")), (Decimal("81.3"), Decimal("81.1")), (Decimal("1"), Decimal("1"))

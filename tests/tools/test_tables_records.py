@@ -14,9 +14,10 @@ from models.errors import UserError
 from tools import record_result
 from tools.tables.costs import row_config
 from tools.tables.entries import build_entries
+from tools.tables.loading import TABLES, load_table
 from tools.tables.render import cells, footnotes
 from tools.tables.results import Record, load_records, measured_value, of_row
-from tools.tables.schema import TABLES, Table, load_table
+from tools.tables.schema import Table
 
 CONFIG = "configs/ablations/table6/dw_conv_se.yaml"
 

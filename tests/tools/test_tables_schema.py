@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import UserError
-from tools.tables.schema import load_expected_costs, load_table, load_tables, parse_printed
+from tools.tables.loading import load_expected_costs, load_table, load_tables
+from tools.tables.printed import parse_printed
 
 GOOD = """
 table: "6"

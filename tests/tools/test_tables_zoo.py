@@ -1,8 +1,8 @@
 """The README's table of the zoo comes from configs, costs and records."""
 
 from tools.tables import render as zoo
+from tools.tables.loading import load_tables
 from tools.tables.results import Record
-from tools.tables.schema import load_tables
 
 CONFIG = "configs/imagenet/i_dynamic_tiny.yaml"
 

@@ -16,7 +16,7 @@ from models.download import cached
 from models.released import RELEASES, Release, Task
 from tools.reproduction.places import ANNOTATIONS, Place
 from tools.tables.costs import count, dense_costs
-from tools.tables.schema import ROOT
+from tools.tables.loading import ROOT
 
 TASKS: tuple[Task, ...] = ("classification", "segmentation", "detection")  # the shortest first
 

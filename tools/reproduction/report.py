@@ -8,8 +8,9 @@ from typing import Any
 from models.released import Release
 from tools.reproduction.evaluations import Evaluation
 from tools.tables.entries import paper_prints
+from tools.tables.printed import NOT_PRINTED
 from tools.tables.recording import DENSE_METRICS, METRICS
-from tools.tables.schema import NOT_PRINTED, Table
+from tools.tables.schema import Table
 from tools.text import aligned
 
 HEADER = ("file", "metric", "images", "paper", "README", "here", "- paper", "- README")

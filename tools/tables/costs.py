@@ -13,7 +13,9 @@ from engine.schema import Config
 from models import build_model
 from models.cost import Cost, model_cost
 from models.errors import UserError
-from tools.tables.schema import COSTS, ROOT, ExpectedCost, Row, Table, Task
+from tools.tables.loading import ROOT
+from tools.tables.printed import COSTS
+from tools.tables.schema import ExpectedCost, Row, Table, Task
 
 DENSE_COSTS = ROOT / "benchmarks" / "dense_costs.json"
 

@@ -9,8 +9,10 @@ from models.theory.catalog import Setting, find_layer
 from models.theory.table import measure_layer
 from models.theory.table import row as as_row
 from tools.tables.costs import RowCost, cost_of
+from tools.tables.loading import load_expected_costs
+from tools.tables.printed import COSTS, NOT_PRINTED
 from tools.tables.results import Record, load_records, measured_value, of_row
-from tools.tables.schema import COSTS, NOT_PRINTED, Column, ExpectedCost, Row, Table, Task, load_expected_costs
+from tools.tables.schema import Column, ExpectedCost, Row, Table, Task
 
 SMALL = Setting(channels=4)  # two channels for each head are enough to tell all cells apart
 

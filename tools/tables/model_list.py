@@ -13,7 +13,9 @@ from models.released import RELEASES, config_of
 from models.zoo import defaults
 from tools.tables.costs import config_exists, count, row_config
 from tools.tables.entries import paper_prints
-from tools.tables.schema import NOT_PRINTED, Table, load_tables
+from tools.tables.loading import load_tables
+from tools.tables.printed import NOT_PRINTED
+from tools.tables.schema import Table
 
 HEADER = ["model", "operator", "parameters", "MACs", "input", "top-1 in the paper", "weights"]
 # Of the comparison models that keep their own operator, by the beginning of the name.

@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 from engine.config import read_mapping
 from models.errors import UserError, hint
 from tools.sweeps import report
+from tools.tables.loading import ROOT, shown
 from tools.tables.paired import Difference, Noise, Scores, difference, pooled_noise
-from tools.tables.schema import ROOT, Strict, Table, shown
+from tools.tables.schema import Strict, Table
 
 SAME = 1.0  # points: where the paper saw no difference, one within this is none either
 AGREES, DISAGREES, CANNOT_TELL, NOT_RUN = "agrees", "disagrees", "cannot tell", "not run"

@@ -11,8 +11,9 @@ from engine.runfolder import FREE, completed, departures, git_commit
 from engine.weights import file_hash
 from models.errors import UserError, hint
 from tools.tables.costs import row_config
+from tools.tables.loading import ROOT, TABLES, load_tables
 from tools.tables.results import Kind, Record
-from tools.tables.schema import ROOT, TABLES, Task, load_tables
+from tools.tables.schema import Task
 
 SECTIONS = ("model", "data", "train")
 # Beside what may change within a run: where the images come from and how fast they are trained, not what is learned.

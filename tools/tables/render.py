@@ -10,8 +10,10 @@ from models.released import RELEASES
 from models.zoo import FAMILIES
 from tools.tables.costs import count, row_config
 from tools.tables.entries import TableEntry, paper_prints
+from tools.tables.loading import ROOT, shown
+from tools.tables.printed import COSTS, UNITS
 from tools.tables.results import Record, counting, measured_value, of_row
-from tools.tables.schema import COSTS, ROOT, UNITS, Column, Row, Table, shown
+from tools.tables.schema import Column, Row, Table
 from tools.text import aligned
 
 OURS = "ours"

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from engine.config import read_mapping
 from engine.files import write_atomic
 from models.errors import UserError
-from tools.tables.schema import RESULTS, TABLES, Strict, Task, describe, shown
+from tools.tables.loading import RESULTS, TABLES, describe, shown
+from tools.tables.schema import Strict, Task
 
 HEADER = """\
 # Written by tools/record_result.py from the records of runs. Not edited by hand.
