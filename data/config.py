@@ -122,8 +122,8 @@ class DataConfig(_Section):
     """Largest share of unreadable training images before the run stops."""
     exif: bool = False
     """Turn pictures as their EXIF says. ImageNet's protocol does not; cameras' pictures need it."""
-    max_pixels: int = Field(default=178_956_970, ge=1, lt=2**40)
-    """Larger images are refused as decompression bombs."""
+    max_pixels: int = Field(default=178_956_970, ge=1, le=178_956_970)
+    """Larger images are refused as decompression bombs; the default is the most that PIL opens."""
     augment: AugmentConfig = AugmentConfig()
     """How training images are changed."""
     mixup: MixupConfig = MixupConfig()

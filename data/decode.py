@@ -100,9 +100,11 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 def eight_bits(image: Image.Image, name: str) -> Image.Image:
     """Scale 16 bits of grey to 8, which PIL's own conversion would cut off at 255.
 
-    Raises CorruptImageError for floats and 32-bit integers: nothing says which values are black and white.
+    PIL opens a PGM of more than 8 bits as 32-bit integers that it has scaled to 16 bits.
+
+    Raises CorruptImageError for floats and other 32-bit integers: nothing says which values are black and white.
     """
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("F", "I"):

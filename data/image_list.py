@@ -127,11 +127,16 @@ def folder_classes(names: list[str], source: Path) -> list[str]:
 
     Raises UserError where a member lies in no folder.
     """
+    for name in names:
+        if not PurePosixPath(name).parent.name:
+            raise UserError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
+    return first_folders(names)
+
+
+def first_folders(names: list[str]) -> list[str]:
+    """Return the first folder of each name, below folders that hold everything; each name lies in a folder."""
     paths = [PurePosixPath(name).parts for name in names]
     depth = 0
     while paths and all(len(parts) > depth + 2 for parts in paths) and len({parts[depth] for parts in paths}) == 1:
         depth += 1
-    for name, parts in zip(names, paths, strict=True):
-        if len(parts) < depth + 2:
-            raise UserError(f"{source}: {name!r} lies in no class folder, and no list of labels is given")
     return [parts[depth] for parts in paths]

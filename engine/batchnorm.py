@@ -16,7 +16,7 @@ from engine.distributed import World
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """Synchronised BN for CPU tensors, which torch's own refuses: the same sums, over gloo."""
+    """Synchronised BN for CPU tensors, which torch's own refuses: the same sums, in float32 at least, over gloo."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.ndim < 2:
@@ -26,6 +26,9 @@ class CpuSyncBatchNorm(_BatchNorm):
         """Normalise (N, C, ...) by the mean and biased variance over all ranks; the ranks may differ in N."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
+        return self._normalised(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         dims = [0, *range(2, x.ndim)]
         count = x.new_full((1,), x.numel() / x.shape[1])
         total, count = all_reduce(torch.cat([x.sum(dims), count])).split([x.shape[1], 1])

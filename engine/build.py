@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
-from data.classes import imagenet_classes, shown_names
+from data.classes import imagenet_classes, shown_names, without_images
 from data.readers import class_names
 from engine.batchnorm import BatchNormStats, synchronise
 from engine.config import Config, check_batch
@@ -144,6 +144,7 @@ def build_loaders(config: Config, world: World) -> tuple[TrainLoader, EvalLoader
             f"model.num_classes: {given} is {'below' if given < there else 'above'} the {there} classes of "
             f"{train.dataset_name}; the nearest valid is {there}"
         )
+    _say_empty(without_images(train.records), train)
     _say_turned(train, config, world)
     train.classes = train.classes + [str(number) for number in range(there, given)]
     if len(train) < config.train.accumulation:
@@ -176,12 +177,17 @@ def build_evaluation_loader(config: Config, world: World, classes: list[str] | N
             device=world.device,
         )
     _say_turned(loader, config, world)
-    if loader.empty_classes:
-        LOG.warning(
-            "WARNING: %d of %d classes have no images in %s: %s",
-            *(len(loader.empty_classes), loader.num_classes, loader.dataset_name, shown_names(loader.empty_classes)),
-        )
+    _say_empty(loader.empty_classes, loader)
     return loader
+
+
+def _say_empty(classes: list[str], loader: TrainLoader | EvalLoader) -> None:
+    if classes:
+        LOG.warning(
+            "WARNING: %d of %d classes have no %simages in %s: %s",
+            *(len(classes), loader.num_classes, "training " if isinstance(loader, TrainLoader) else ""),
+            *(loader.dataset_name, shown_names(classes)),
+        )
 
 
 def _say_turned(loader: TrainLoader | EvalLoader, config: Config, world: World) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def _hyperparameters(about: dict) -> tuple[Any, ...]:
     return hparams(values, {"epoch/top1": None, "epoch/train_loss": None})
 
 
+def _board_id(folder: Path) -> str:
+    """What tells this run from all others of a project, kept in its folder: names of folders come again."""
+    path = folder / "wandb.id"
+    if not path.is_file():
+        write_atomic(path, uuid.uuid4().hex.encode())
+    return path.read_text().strip()
+
+
 class Trackers:
     """TensorBoard and Weights & Biases, where asked for. A board that fails is given up, loudly."""
 
@@ -121,8 +130,9 @@ class Trackers:
         self._tensorboard: Any = None
         self._wandb: Any = None
         if wandb_project is not None:
+            name, place, own = folder.name, str(folder), _board_id(folder)
             self._wandb = _import_wandb().init(
-                project=wandb_project, name=folder.name, dir=str(folder), config=about, resume="allow", id=folder.name
+                project=wandb_project, name=name, dir=place, config=about, resume="allow", id=own
             )
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -1,6 +1,7 @@
 """What a run leaves for others: ``last.safetensors``, ``best.safetensors`` and ``result.json``."""
 
 import json
+import logging
 from typing import Any
 
 from engine import runfolder
@@ -12,8 +13,9 @@ from engine.files import write_atomic
 from engine.patience import reason_to_end
 from engine.records import RunFolder, RunResult
 from engine.state import TrainState
-from engine.weights import file_hash, save_weights
+from engine.weights import file_hash, read_about, save_weights
 
+LOG = logging.getLogger(__name__)
 TRAINED = "the run is trained and its checkpoint is kept"
 
 
@@ -25,19 +27,18 @@ class OutputWriter:
         self._commit = runfolder.git_commit()  # of the code that runs; the checkout may move on while it does
         self._last = config.output / "last.safetensors"
         self._best = config.output / "best.safetensors"
-        self._best_pending = False
 
     def publish(self, state: TrainState, accuracy: Accuracy | None) -> None:
         """Write the last weights, and the best ones when ``accuracy`` is the highest top-1 so far."""
         progress = state.progress
-        if accuracy is not None and accuracy.top1 > progress.best_top1:
+        best = accuracy is not None and accuracy.top1 > progress.best_top1
+        if accuracy is not None and best:
             progress.best_top1, progress.best_epoch = accuracy.top1, progress.epoch
-            self._best_pending = True
         if not self._world.is_main:
             return
         try_writing(str(self._last), lambda: self._write(self._last, state))
-        if self._best_pending and progress.best_epoch == progress.epoch:
-            self._best_pending = not try_writing(str(self._best), lambda: self._write(self._best, state))
+        if best:
+            try_writing(str(self._best), lambda: self._write(self._best, state))
 
     def finish(self, state: TrainState, seconds: float) -> RunResult:
         """Write ``result.json`` and return what it holds; wait up to ``seconds`` for a disk that refuses.
@@ -48,11 +49,32 @@ class OutputWriter:
         if not self._world.is_main:
             return self._result(state, None, None)
         insist_on_writing(str(self._last), lambda: self._write(self._last, state), seconds, TRAINED)
-        result = self._result(state, file_hash(self._last), file_hash(self._best) if self._best.exists() else None)
+        result = self._result(state, file_hash(self._last), self._finished_best(state, seconds))
         text = json.dumps(result.to_json(), indent=2).encode()
         path = self._config.output / RunFolder.RESULT
         insist_on_writing(str(path), lambda: write_atomic(path, text), seconds, TRAINED)
         return result
+
+    def _finished_best(self, state: TrainState, seconds: float) -> str | None:
+        """The hash of the best weights, written again where a disk has refused them after this very epoch.
+
+        None where those of an earlier epoch were refused: what is in the file then is not what ``best_epoch`` says.
+        """
+        progress = state.progress
+        if self._epoch_of_best() != progress.best_epoch == progress.epoch:
+            insist_on_writing(str(self._best), lambda: self._write(self._best, state), seconds, TRAINED)
+        held = self._epoch_of_best()
+        if held == progress.best_epoch:
+            return file_hash(self._best)
+        LOG.warning(
+            "WARNING: the weights of the best epoch, %d, could not be written when it ended; %s holds %s",
+            *(progress.best_epoch, self._best, "nothing" if held is None else f"those of epoch {held}"),
+        )
+        return None
+
+    def _epoch_of_best(self) -> int | None:
+        """The epoch whose weights are in ``best.safetensors``; None without one."""
+        return read_about(self._best).get("epoch") if self._best.is_file() else None
 
     def _write(self, path: Any, state: TrainState) -> None:
         progress = state.progress

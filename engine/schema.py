@@ -1,9 +1,9 @@
 """The typed schema of a config file: what each key of the sections ``train`` and ``eval`` means."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.config import DataConfig
 from models.config import ModelConfig
@@ -135,3 +135,14 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     output: Path = Field(description="folder of the run; without it runs/ and the name of the config file")
+
+    @model_validator(mode="after")
+    def _what_is_measured_is_saved(self) -> Self:
+        if self.train.ema_decay is not None and self.eval.ema != self.train.save_ema:
+            evaluated, saved = ("averaged" if ema else "plain" for ema in (self.eval.ema, self.train.save_ema))
+            raise ValueError(
+                f"eval.ema={str(self.eval.ema).lower()} evaluates the {evaluated} weights, train.save_ema="
+                f"{str(self.train.save_ema).lower()} saves the {saved} ones: set both alike, so that the figure is of "
+                f"the file"
+            )
+        return self

@@ -18,12 +18,13 @@ from engine.build import (
     load_initial,
     plain_model,
 )
-from engine.checkpoint import CheckpointFolder, CheckpointSaver
+from engine.checkpoint import CheckpointFolder, CheckpointSaver, try_writing
 from engine.class_weights import weigh
 from engine.config import Config, check_batch
 from engine.distributed import World
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, evaluate
+from engine.files import write_atomic
 from engine.freeze import freeze, train_mode
 from engine.identity import check_same, identity
 from engine.journal import Journal
@@ -260,8 +261,12 @@ class Trainer:
 
     def _replaced(self) -> int:
         """Unreadable images so far, over all ranks; rank 0 keeps their list."""
-        found: dict[int, str] = {}
-        for part in self.world.gather({i: entry.reason for i, entry in self.loader.replaced.items()}):
+        path = self.config.output / "replaced.json"
+        own = {self.loader.name(i): entry.reason for i, entry in self.loader.replaced.items()}
+        if self.world.is_main and path.is_file():  # this run has gone on: the loader knows only what it met itself
+            own = json.loads(path.read_text()) | own
+        found: dict[str, str] = {}
+        for part in self.world.gather(own):
             found |= part
         allowed = self.config.data.max_corrupt * self.loader.num_images
         if len(found) > allowed:
@@ -270,6 +275,6 @@ class Trainer:
                 f"data.max_corrupt={self.config.data.max_corrupt:g}; see replaced.json"
             )
         if found and self.world.is_main:
-            path = self.config.output / "replaced.json"
-            path.write_text(json.dumps({self.loader.name(i): text for i, text in sorted(found.items())}, indent=1))
+            text = json.dumps(dict(sorted(found.items())), indent=1).encode()
+            try_writing(str(path), lambda: write_atomic(path, text))
         return len(found)

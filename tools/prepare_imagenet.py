@@ -50,19 +50,25 @@ def progress_bar(total: int, text: str) -> tqdm:
     return tqdm(total=total, desc=text, unit=" images", mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
-def build(source: Source, split: Split, form: str, out: Path) -> None:
-    """Write one split in one form."""
+def build(source: Source, split: Split, form: str, out: Path) -> int:
+    """Write one split in one form; return how many images it has."""
     entries: list[Entry] = source.entries(split)
     if not entries:
         raise UserError(f"the {split} split has no images")
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(entries), f"{split}: write {form}") as bar:
         WRITERS[form](source, split, entries, out, bar.update)
+    return len(entries)
 
 
-def finish(cfg: DataConfig, split: Split, check: str, jobs: int) -> Report:
-    """Write the index file, verify the split and list what cannot be read."""
+def finish(cfg: DataConfig, split: Split, check: str, jobs: int, wanted: int | None) -> Report:
+    """Write the index file, verify the split and list what cannot be read; `wanted` images were to be written."""
     records = scan(cfg, split)
+    if wanted not in (None, len(records)):
+        raise UserError(
+            f"{cfg.root}: the {split} split there has {len(records)} images, the source has {wanted}: it was built "
+            f"from other data; remove it, or give another folder"
+        )
     save_index(records, index_path(cfg, split), describe_source(cfg, split))
     with progress_bar(len(records) if check != "none" else 0, f"{split}: {check}") as bar:
         report = verify(cfg, split, check, jobs, bar.update)
@@ -93,9 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
     cfg = DataConfig(root=options.out, format=options.form)
     reports = []
     for split in options.split or ["train", "val"]:
+        wanted = None
         if options.source.resolve() != options.out.resolve():
-            build(open_source(options.source), split, options.form, options.out)
-        reports.append(finish(cfg, split, options.check, options.jobs))
+            wanted = build(open_source(options.source), split, options.form, options.out)
+        reports.append(finish(cfg, split, options.check, options.jobs, wanted))
     if options.json:
         print(json.dumps([{**asdict(report), "is_imagenet": report.is_imagenet} for report in reports]))
     else:

@@ -1,5 +1,6 @@
 """Writers of the four forms. Each can be stopped at any moment and goes on where it was; none leaves half a result."""
 
+import csv
 import io
 import json
 import os
@@ -40,11 +41,16 @@ def write_folder(source: Source, split: Split, entries: list[Entry], out: Path, 
 
 
 def write_csv(source: Source, split: Split, entries: list[Entry], out: Path, progress: Progress) -> None:
-    """Write the files as `write_folder` does, and `<split>.csv` with a line `path,label` for each."""
+    """Write the files as `write_folder` does, and `<split>.csv` with a line `path,label` for each.
+
+    Labels are the names of the classes: numbers would mean others in a split that lacks a class.
+    """
     write_folder(source, split, entries, out, progress)
-    numbers = class_numbers(entries)
-    lines = [f"{split}/{entry.name},{numbers[entry.class_name]}\n" for entry in entries]
-    write_text(out / f"{split}.csv", "path,label\n" + "".join(lines))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label"])
+    table.writerows([f"{split}/{entry.name}", entry.class_name] for entry in entries)
+    write_text(out / f"{split}.csv", text.getvalue())
 
 
 def write_tar(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal, Protocol
 
-from data.classes import load_classes, relabel
+from data.classes import load_classes, relabel, shown_names, without_images
 from data.config import DataConfig
 from data.decode import Encoded
 from data.image_list import ImageList, balanced_part
@@ -57,7 +57,8 @@ def describe_source(cfg: DataConfig, split: Split) -> str:
         return describe_files(list_shards(path))
     if cfg.format == "parquet":
         return describe_files(list_parquet(path))
-    return describe_files([file for file in (path, map_file(path)) if file.is_file()])
+    labels = map_file(path)
+    return describe_files([path]) + (describe_text(labels) if labels.is_file() else "")
 
 
 def scan(cfg: DataConfig, split: Split) -> ImageList:
@@ -105,6 +106,14 @@ def class_names(cfg: DataConfig, split: Split) -> list[str]:
     return open_reader(cfg, split).records.classes if quick is None else quick
 
 
+def _check_all_are_trained(whole: ImageList, rest: ImageList, count: int) -> None:
+    lost = sorted(set(without_images(rest)) - set(without_images(whole)))
+    if lost:
+        raise UserError(
+            f"data.held_out={count}: takes every image of {shown_names(lost)}, so that none would be trained on"
+        )
+
+
 def open_reader(cfg: DataConfig, split: Split) -> Reader:
     """Open the reader that the config names. Raises UserError with one clear line."""
     if cfg.format == "mnist5k":
@@ -116,6 +125,7 @@ def open_reader(cfg: DataConfig, split: Split) -> Reader:
         records = relabel(records, load_classes(cfg.classes))
     if cfg.held_out is not None:
         part, rest = balanced_part(records, cfg.held_out, "data.held_out")
+        _check_all_are_trained(records, rest, cfg.held_out)
         records = rest if split == "train" else part
     if split == "train" and cfg.train_images is not None:
         records, _ = balanced_part(records, cfg.train_images, "data.train_images")

@@ -41,6 +41,7 @@ class Files:
 
 
 _LOCAL_HEADER = 30
+MAX_CLASS_BYTES = 1000  # of a .cls file: a number or the name of a class
 MAX_FILE_BYTES = 1 << 28  # no photograph of a training set is larger; what declares more is a bomb
 
 
@@ -126,8 +127,9 @@ class ZipReader:
     def _bytes(self, index: int, name: str) -> bytes:
         extra = self.records.extra
         offset, size = int(extra["offset"][index]), int(extra["size"][index])
-        head = self._files.read(0, offset, _LOCAL_HEADER)
-        if head[:4] != b"PK\x03\x04":
+        own_name = self.records.name(index)
+        head = self._files.read(0, offset, _LOCAL_HEADER + len(own_name.encode()))
+        if head[:4] != b"PK\x03\x04" or not _is_name_in(head, own_name):
             raise CorruptImageError(f"{name}: the archive is damaged or newer than its index")
         start = offset + _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         data = self._files.read(0, start, int(extra["packed"][index]))
@@ -139,6 +141,16 @@ class ZipReader:
         if len(data) != size or zlib.crc32(data) != int(extra["crc"][index]):
             raise CorruptImageError(f"{name}: the content does not fit its checksum")
         return data
+
+
+def _is_name_in(head: bytes, name: str) -> bool:
+    """Whether a local header, with the bytes after it, is of this name: an index knows an archive by its size alone.
+
+    Letters beyond ASCII may stand there in another encoding and are not compared.
+    """
+    if not name.isascii():
+        return True
+    return int.from_bytes(head[26:28], "little") == len(name) and head[_LOCAL_HEADER:] == name.encode()
 
 
 def list_shards(pattern: Path) -> list[Path]:
@@ -205,8 +217,7 @@ def _scan_shard(path: Path) -> list[tuple[str, str | None, int, int]]:
                     continue
                 _check_tar_member(path, member)
                 if member.name.endswith(".cls"):
-                    content = archive.extractfile(member)
-                    keys[member.name[:-4]] = content.read(20).decode().strip() if content else ""
+                    keys[_stem(member.name)] = _class_in(archive, member, path)
                 elif is_image_name(member.name):
                     images.append((member.name, member.offset_data, member.size))
             end = archive.offset
@@ -214,7 +225,22 @@ def _scan_shard(path: Path) -> list[tuple[str, str | None, int, int]]:
         raise UserError(f"{path} is not a readable uncompressed tar file ({error})") from error
     _check_end(path, end, last)
     check_once([name for name, _, _ in images], path)
-    return [(name, keys.get(str(PurePosixPath(name).with_suffix(""))), at, size) for name, at, size in images]
+    found = [(name, keys.get(_stem(name)), at, size) for name, at, size in images]
+    if keys and all(key is None for _, key, _, _ in found):
+        raise UserError(f"{path}: none of its {len(keys)} .cls files, such as {next(iter(keys))}.cls, is of an image")
+    return found
+
+
+def _stem(name: str) -> str:
+    """What an image and its .cls file have in common, with or without the `./` that tar may put before it."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _class_in(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> str:
+    content = archive.extractfile(member)
+    if content is None or member.size > MAX_CLASS_BYTES:
+        raise UserError(f"{path}: {member.name} has {member.size} bytes, too many for the name of a class")
+    return content.read().decode().strip()
 
 
 def _check_end(path: Path, offset: int, last: str) -> None:

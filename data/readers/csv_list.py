@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.classes import sort_classes
-from data.image_list import ImageList, check_name, check_once, pack
+from data.image_list import ImageList, check_name, check_once, first_folders, pack
 from data.readers.folder import is_image_name
 from models.errors import UserError
 
@@ -82,15 +82,20 @@ def _labelled(names: list[str], texts: list[str], source: Path) -> Listing:
 
 
 def _folders(names: list[str], labels: list[int]) -> list[str] | None:
-    """The folders as names of the labels, where each label from 0 on has one folder of its own."""
-    folders: dict[int, str] = {}
-    for name, label in zip(names, labels, strict=True):
-        if "/" not in name or folders.setdefault(label, _folder(name)) != _folder(name):
-            return None
-    if len(folders) != max(labels) + 1 or len(set(folders.values())) != len(folders):
+    """The folders as names of the labels, where each label from 0 on has one folder of its own.
+
+    It is the folder that the images lie in, or the first one in which they differ.
+    """
+    parents = [PurePosixPath(name).parent.name for name in names]
+    if not all(parents):
         return None
-    return [folders[label] for label in range(len(folders))]
+    return _one_each(parents, labels) or _one_each(first_folders(names), labels)
 
 
-def _folder(name: str) -> str:
-    return PurePosixPath(name).parts[-2]
+def _one_each(folders: list[str], labels: list[int]) -> list[str] | None:
+    named = dict(zip(labels, folders, strict=True))
+    if len(named) != max(labels) + 1 or len(set(folders)) != len(named):
+        return None
+    if any(named[label] != folder for label, folder in zip(labels, folders, strict=True)):
+        return None
+    return [named[label] for label in range(len(named))]

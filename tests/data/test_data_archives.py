@@ -68,6 +68,17 @@ def test_a_map_beside_a_zip_orders_it(tmp_path: Path) -> None:
     assert refused(lambda: scan_zip(path)) == f"{tmp_path}/train_map.txt lists 1 of the 4 images in train.zip"
 
 
+def test_a_zip_that_is_newer_than_its_index_is_named(tmp_path: Path) -> None:
+    """Same size, same checksums, other names: the offsets still fit, the labels do not."""
+    path = write_zip(tmp_path / "val.zip", {"cat/a.jpg": jpeg(1), "dog/a.jpg": jpeg(2)})
+    records = scan_zip(path)
+    write_zip(path, {"dog/a.jpg": jpeg(1), "cat/a.jpg": jpeg(2)})
+    told = f"{path}:cat/a.jpg: the archive is damaged or newer than its index"
+    assert broken(lambda: ZipReader(path, 99, records).open(0)) == told
+    accent = scan_zip(write_zip(path, {"k\u00e4tzchen/a.jpg": jpeg(1)}))
+    assert ZipReader(path, 99, accent).open(0).data == jpeg(1)
+
+
 def test_what_a_zip_may_not_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "val.zip"
     assert refused(lambda: scan_zip(path)) == f"there is no zip file {path}"
@@ -189,9 +200,17 @@ def test_labels_of_shards_are_their_own_files_or_their_folders(tmp_path: Path) -
     assert labels_of(tmp_path, {"x/9.jpg": jpeg(), "x/note.txt": b"", "10/9.jpg": jpeg()})[0] == ["10", "x"]
     digit = {"a.jpg": jpeg(), "a.cls": "²".encode(), "b.jpg": jpeg(), "b.cls": b"1"}  # no number to int()
     assert labels_of(tmp_path, digit) == (["1", "²"], [1, 0], False)
-    long = {"a.jpg": jpeg(), "a.cls": b"abcdefghijklmnopqrstuvwxyz"}  # of a name 20 bytes are read
-    assert labels_of(tmp_path, long)[0] == ["abcdefghijklmnopqrst"]
+    silverado = "Chevrolet Silverado "
+    long = {"a.jpg": jpeg(), "a.cls": f"{silverado}2500HD".encode(), "b.jpg": jpeg()}
+    long["b.cls"] = f"{silverado}1500".encode()
+    assert labels_of(tmp_path, long) == ([f"{silverado}1500", f"{silverado}2500HD"], [1, 0], False)
     path, whose = tmp_path / "s-0.tar", "and its other shards"
+    told = f"{path}: a.cls has 1001 bytes, too many for the name of a class"
+    assert refused(lambda: labels_of(tmp_path, {"a.jpg": jpeg(), "a.cls": b"x" * 1001})) == told
+    told = f"{path}: none of its 1 .cls files, such as b.cls, is of an image"
+    assert refused(lambda: labels_of(tmp_path, {"x/a.jpg": jpeg(), "b.cls": b"1"})) == told
+    dots = {"./part/a.jpg": jpeg(), "./part/a.cls": b"owl", "part/b.jpg": jpeg(), "./part/b.cls": b"ant"}  # as GNU tar
+    assert labels_of(tmp_path, dots) == (["ant", "owl"], [1, 0], False)
     one = {"a.jpg": jpeg(), "b.jpg": jpeg(), "b.cls": b"1"}
     told = f"{path} {whose}: 'a.jpg' has no .cls file, other images have one"
     assert refused(lambda: labels_of(tmp_path, one)) == told

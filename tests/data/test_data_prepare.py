@@ -13,9 +13,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from data import DataConfig, build_eval_loader, build_train_loader
+from data.classes import match_classes
 from data.prepare.sources import DEVKIT, TRAIN, VAL, ArchiveSource, Entry, ground_truth, open_source
 from data.prepare.writers import WRITERS
-from data.readers import index_path
+from data.readers import index_path, open_reader
 from models.errors import UserError
 from tools.prepare_imagenet import main
 
@@ -86,6 +87,24 @@ def test_each_form_trains_alike(archives: Path, tmp_path: Path, form: str, capsy
     expected = [sorted(SYNSETS).index(synset) for synset in truth]
     assert [label[f"ILSVRC2012_val_{number:08d}.JPEG"] for number in range(1, 7)] == expected
     assert next(build_train_loader(cfg, img_size=8, batch_size=12).epoch(0)).targets.bincount().tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_classes_of_nested_folders_keep_their_names(tmp_path: Path, form: str):
+    """Validation lacks a class, so that numbers of its own would call an owl a dog."""
+    for split, classes in (("train", ("cat", "dog", "owl")), ("val", ("cat", "owl"))):
+        for number, name in enumerate(f"{kind}/{part}" for kind in classes for part in ("a,b", "c")):
+            folder = tmp_path / "source" / split / name
+            folder.mkdir(parents=True)
+            (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    out = tmp_path / form
+    assert run(tmp_path / "source", out, "--form", form) == 0
+    cfg = DataConfig(root=out, format=form, workers=0)
+    train, val = (open_reader(cfg, split).records for split in ("train", "val"))
+    assert (train.classes, train.numbered) == (["cat", "dog", "owl"], False)
+    matched = match_classes(val, train.classes, "the model")
+    for index, label in enumerate(matched.labels.tolist()):
+        assert f"{train.classes[label]}/" in matched.name(index)
 
 
 class Interrupted(Exception):

@@ -16,6 +16,7 @@ from data.index import save_index
 from data.readers import describe_source, index_path, list_images, open_reader, scan
 from data.readers.archives import ZipReader
 from models.errors import UserError
+from tests.archive_files import write_zip
 from tests.parquet_files import write_parquet
 
 FORMATS = ["folder", "zip", "tar", "csv", "parquet"]
@@ -88,6 +89,19 @@ def test_readers_survive_pickling_and_workers(all_forms: Path, tmp_path: Path, f
     expected = first_batches(cfg)
     for ours, wanted in zip(first_batches(config(all_forms, form, index=tmp_path, workers=2)), expected, strict=True):
         assert ours.equal(wanted)
+
+
+def test_an_index_is_refused_when_the_labels_beside_a_zip_have_changed(tmp_path: Path):
+    write_zip(tmp_path / "train.zip", {"0.jpg": jpeg(), "1.jpg": jpeg()})
+    cfg, labels = config(tmp_path, "zip"), tmp_path / "train_map.txt"
+    labels.write_text("0.jpg\t0\n1.jpg\t1\n")
+    save_index(scan(cfg, "train"), index_path(cfg, "train"), describe_source(cfg, "train"))
+    assert list_images(cfg, "train").labels.tolist() == [0, 1]
+    labels.write_text("0.jpg\t1\n1.jpg\t0\n")  # as long as before
+    with pytest.raises(UserError, match="belongs to other data"):
+        list_images(cfg, "train")
+    index_path(cfg, "train").unlink()
+    assert list_images(cfg, "train").labels.tolist() == [1, 0]
 
 
 def test_an_index_of_other_data_is_refused(all_forms: Path, tmp_path: Path):
@@ -290,6 +304,10 @@ def test_a_part_larger_than_a_class_is_refused(all_forms: Path) -> None:
         build_train_loader(config(all_forms, "folder", train_images=900), img_size=32, batch_size=2)
     with pytest.raises(UserError, match=r"data\.held_out=900: takes \d+ images of 'class_0', which has \d+"):
         build_eval_loader(config(all_forms, "folder", held_out=900), img_size=32, batch_size=2)
+    whole = open_reader(config(all_forms, "folder"), "train").records
+    smallest = int(np.bincount(whole.labels).min()) * len(whole.classes)
+    with pytest.raises(UserError, match=rf"data\.held_out={smallest}: takes every image of 'class_0'.* trained on"):
+        build_train_loader(config(all_forms, "folder", held_out=smallest), img_size=32, batch_size=2)
     for key in ("train_images", "held_out"):
         with pytest.raises(ValueError, match=f"{key}: mnist5k is always used whole"):
             DataConfig(format="mnist5k", **{key: 100})

@@ -46,6 +46,25 @@ def test_two_ranks_with_sync_bn_are_one_batch():
     check_synchronised(2, [4, 4])
 
 
+def half_precision(world):
+    """What comes out of two images of bf16 on each rank, and the gradient."""
+    x = (IMAGES[2 * world.rank : 2 * world.rank + 2]).bfloat16().requires_grad_()
+    norm = synchronise(nn.BatchNorm2d(x.shape[1]), torch.device("cpu"))
+    y = norm(x)
+    y.square().sum().backward()
+    return y.detach(), x.grad
+
+
+def test_sync_bn_takes_half_precision_as_the_batch_norm_of_one_rank_does():
+    x = IMAGES[:4].bfloat16().requires_grad_()
+    y = nn.BatchNorm2d(x.shape[1])(x)
+    y.square().sum().backward()
+    found = on_ranks(2, half_precision)
+    for both, wanted in zip(zip(*found, strict=True), (y.detach(), x.grad), strict=True):
+        assert both[0].dtype == torch.bfloat16
+        torch.testing.assert_close(torch.cat(both), wanted, rtol=2e-2, atol=2e-2)
+
+
 def test_ranks_may_hold_different_numbers_of_images():
     check_synchronised(3, [5, 2, 1])
 

@@ -180,10 +180,11 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> tuple[Board, dict]:
 
 def test_wandb_gets_every_number_at_its_step(tmp_path: Path, wandb) -> None:
     board, begun = wandb
+    (tmp_path / "run7").mkdir()
     trackers = Trackers(tmp_path / "run7", False, "project", {"a": 1}, step=0)
     name = "run7"
     wanted = {"project": "project", "name": name, "dir": str(tmp_path / name), "config": {"a": 1}}
-    assert begun == wanted | {"resume": "allow", "id": name}
+    assert begun == wanted | {"resume": "allow", "id": begun["id"]}
     trackers.write(step_record(5))
     trackers.write(epoch_record(2, 6))
     trackers.close()
@@ -194,6 +195,15 @@ def test_wandb_gets_every_number_at_its_step(tmp_path: Path, wandb) -> None:
         ("log", {"epoch/skipped": 0, "epoch/replaced_images": 2, "epoch/top1": 12.5}, ("step", 6)),
         ("finish",),
     ]
+
+
+def test_wandb_tells_runs_of_one_name_apart_and_knows_a_run_again(tmp_path: Path, wandb) -> None:
+    ids = []
+    for folder in ("a/seed0", "b/seed0", "a/seed0"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        Trackers(tmp_path / folder, False, "project", {}, step=0).close()
+        ids.append(wandb[1]["id"])
+    assert ids[0] == ids[2] != ids[1]
 
 
 @pytest.mark.parametrize(("step", "purged"), [(0, None), (9, 10)])

@@ -19,6 +19,7 @@ from engine.optim import build_optimizer, build_schedule
 from engine.run import train
 from engine.schema import TrainConfig
 from engine.weights import read_about
+from models.errors import UserError
 from tests.faults.small_run import SmallRuns
 
 BATCH, STEPS = 12, 3  # of the small runs: 40 images, 12 a step
@@ -114,13 +115,12 @@ def test_tensorboard_has_the_hyper_parameters(tmp_path: Path, small_runs: SmallR
     assert board.Tags()["scalars"] == []
 
 
-@pytest.mark.parametrize("saved", [True, False])
-@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("averaged", [True, False])
 def test_the_average_is_saved_and_measured_where_that_is_asked(
-    small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch, saved: bool, measured: bool
+    small_runs: SmallRuns, monkeypatch: pytest.MonkeyPatch, averaged: bool
 ) -> None:
     output, seen = small_runs.folder(), []
-    options = ["train.epochs=1", "train.warmup_epochs=0", f"train.save_ema={saved}", f"eval.ema={measured}"]
+    options = ["train.epochs=1", "train.warmup_epochs=0", f"train.save_ema={averaged}", f"eval.ema={averaged}"]
     config = load_config(small_runs.config, [*options, f"output={output}"], world_size=1)
     original = trainer.evaluate
 
@@ -134,9 +134,22 @@ def test_the_average_is_saved_and_measured_where_that_is_asked(
     assert checkpoint is not None
     plain, average = checkpoint.state["model"]["head.weight"], checkpoint.state["ema"]["head.weight"]
     assert not torch.equal(plain, average)
-    assert torch.equal(seen[-1], average if measured else plain)
-    assert torch.equal(load_file(output / "last.safetensors")["head.weight"], average if saved else plain)
-    assert read_about(output / "last.safetensors")["averaged"] is saved
+    assert torch.equal(seen[-1], average if averaged else plain)
+    assert torch.equal(load_file(output / "last.safetensors")["head.weight"], average if averaged else plain)
+    assert read_about(output / "last.safetensors")["averaged"] is averaged
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("eval.ema", "eval.ema=false evaluates the plain weights, train.save_ema=true saves the averaged ones"),
+        ("train.save_ema", "eval.ema=true evaluates the averaged weights, train.save_ema=false saves the plain ones"),
+    ],
+)
+def test_what_is_measured_is_what_is_saved(small_runs: SmallRuns, key: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"{said}: set both alike"):
+        load_config(small_runs.config, [f"{key}=false"], world_size=1)
+    load_config(small_runs.config, [f"{key}=false", "train.ema_decay=null"], world_size=1)
 
 
 @pytest.mark.parametrize("prefix", [False, True])

@@ -264,6 +264,16 @@ def test_replaced_images_are_counted_and_listed(small_runs: SmallRuns, broken_im
     assert list(listed) == [broken_image] and "005.png" in listed[broken_image]
 
 
+def test_replaced_images_of_before_a_stop_stay_in_the_list(small_runs: SmallRuns, broken_image: str) -> None:
+    """A run that goes on counts what it met before, too."""
+    output = small_runs.folder()
+    output.mkdir(parents=True)
+    (output / "replaced.json").write_text(json.dumps({"class0/earlier.png": "was broken"}))
+    go(small_runs, output, "data.max_corrupt=0.05")  # two of 40
+    assert [record["replaced_images"] for record in log_of(output, "epoch")][-1] == 2
+    assert list(json.loads((output / "replaced.json").read_text())) == ["class0/earlier.png", broken_image]
+
+
 def test_more_replaced_images_than_allowed_end_the_run(small_runs: SmallRuns, broken_image: str) -> None:
     with pytest.raises(TrainingFailed, match=r"1 of 40 training images cannot be read, above data\.max_corrupt=0\.02"):
         go(small_runs, small_runs.folder(), "data.max_corrupt=0.02")
