@@ -23,6 +23,7 @@ from engine.logs import duration, set_up_text_log
 from engine.records import EvalResult
 from engine.runfolder import device_name, git_commit
 from engine.schema import TrainConfig
+from engine.settings import evaluation_settings
 from engine.signals import StopRequest
 from engine.step import autocast
 from engine.watchdog import Watchdog
@@ -225,6 +226,7 @@ def _result(
         device=device_name(world.device),
         batch_size=config.eval.batch_size,
         empty_classes=loader.empty_classes or None,
+        settings=evaluation_settings(config),
         resized=resized or None,
         per_class=answers.per_class() if config.eval.labels == "original" else None,
     )

@@ -176,6 +176,9 @@ class EvalResult(Record):
     """Of the code; not in records of before December 2026."""
     empty_classes: list[str] | None = None
     """Classes of the model without images, where there are any."""
+    settings: dict[str, Any] | None = None
+    """Of model and input, by dotted key, without defaults (:mod:`engine.settings`); not in records of before December
+    2026."""
     resized: list[str] | None = None
     """Weights that were resized for the model of the config, where there are any."""
     per_class: dict[str, dict[str, float]] | None = None

@@ -140,7 +140,21 @@ class Stage(nn.Module):
 
 def _recompute(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of a block's forward pass and of its repetition."""
-    return nullcontext(), nullcontext() if torch.compiler.is_compiling() else still_statistics(block)
+    return nullcontext(), nullcontext() if torch.compiler.is_compiling() else _Uncounted(block)
+
+
+class _Uncounted(AbstractContextManager[None]):
+    """``still_statistics`` as often as it is entered: each walk back through a graph that is kept repeats the block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        self._inner = still_statistics(self._block)
+        self._inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
 
 
 # Smallest and largest value of each number; the upper ends are far from any use and keep a slip from filling memory.

@@ -119,7 +119,7 @@ def is_plain(layer: nn.Module) -> bool:
     """Whether a linear layer does what its weights say and nobody watches: no other type in its place (LoRA,
     quantisation), no hooks (counters). Its weights may then be used without calling it.
     """
-    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     return type(layer) is nn.Linear and not hooks and not torch.nn.modules.module._has_any_global_hook()
 
 

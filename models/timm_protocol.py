@@ -124,7 +124,8 @@ class TimmProtocol(nn.Module):
         """Move the model to another nominal input size or window, resizing what belongs to the old one.
 
         Position tables, kernels and generator outputs are interpolated as for fine-tuning at 384 (Table 5). Maps of
-        any size are accepted without this; it matters for windows and for weights bound to positions.
+        any size are accepted without this; it matters for windows and for weights bound to positions. What is frozen
+        or in evaluation mode stays so.
         """
         from .checkpoint import load_pretrained
 
@@ -133,9 +134,14 @@ class TimmProtocol(nn.Module):
         reference = next(self.stages.parameters())
         with torch.device(reference.device):
             new = type(self)(**args)
-        load_pretrained(new, self.state_dict())
-        self.stages = new.to(dtype=reference.dtype).stages
-        self.stages.train(self.training)
+        stages = new.stages[: len(self.stages)]  # features_only may have dropped some
+        load_pretrained(stages, self.stages.state_dict())
+        stages.to(dtype=reference.dtype)
+        for name, parameter in self.stages.named_parameters():
+            stages.get_parameter(name).requires_grad = parameter.requires_grad
+        for name, module in self.stages.named_modules():
+            stages.get_submodule(name).training = module.training
+        self.stages = stages
         self.init_args = args
         self.set_grad_checkpointing(self.grad_checkpointing)
 

@@ -19,7 +19,7 @@ def eval_result(**values: Any) -> dict[str, Any]:
     return {
         **{"top1": 90.0, "top5": 99.0, "correct1": 900, "correct5": 990, "images": 1000, "labels": "original"},
         **{"model": "swin_tiny", "dataset": "D", "checkpoint": "w", "checkpoint_sha256": "0" * 64},
-        **{"seconds": 1.0, "ranks": 1},
+        **{"seconds": 1.0, "ranks": 1, "settings": {"model.name": values.get("model", "swin_tiny")}},
         **values,
     }
 

@@ -64,7 +64,7 @@ def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]
 def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
     """One row of the JSON output; ``aggregation_macs`` is I-Dynamic's window sum, which ``macs`` leaves out."""
     if target.endswith(".py"):
-        cost = measure_dense(target, counter)
+        cost = measure_dense(target, counter, img_size)
     else:
         model, size = build(target, img_size)
         cost = model_cost(model, size, counter=counter)
@@ -72,14 +72,15 @@ def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
     return row | ({"aggregation_macs": cost.aggregation} if cost.aggregation else {})
 
 
-def measure_dense(target: str, counter: str) -> Cost:
-    """Cost of a detector or segmentor at the paper's image sizes; its libraries are imported only here."""
+def measure_dense(target: str, counter: str, img_size: int | None = None) -> Cost:
+    """Cost of a detector or segmentor, by default at the paper's image sizes; its libraries are imported only here."""
     try:
         from engine.dense.arguments import load_mm_config
         from engine.dense.cost import dense_cost
     except ModuleNotFoundError as error:
         raise UserError(f"{target}: needs {error.name}, which `make setup-dense` installs") from error
-    return dense_cost(load_mm_config(target, {}), counter=counter)
+    size = None if img_size is None else (img_size, img_size)
+    return dense_cost(load_mm_config(target, {}), counter=counter, size=size)
 
 
 def print_table(rows: list[dict[str, Any]], counter: str) -> None:

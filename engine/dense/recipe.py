@@ -1,4 +1,6 @@
-"""What a dense run learns from and how, without the places of files: kept as ``config.yaml`` in the run folder."""
+"""What a dense run learns from and how, and how it is measured, without the places of files: kept as ``config.yaml``
+in the run folder.
+"""
 
 import json
 from pathlib import Path
@@ -12,7 +14,8 @@ from engine.files import write_atomic
 from engine.runfolder import ROOT, departures
 from models.mm import start_file
 
-SECTIONS = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
+LEARNING = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_hooks")
+MEASURING = ("val_dataloader", "val_evaluator")
 # Where things lie and how fast they are read; and what stands in a key of its own.
 LEFT_OUT = {
     *("data_root", "ann_file", "data_prefix", "backend_args", "num_workers", "persistent_workers", "pin_memory"),
@@ -34,7 +37,7 @@ def recipe(config: Config, task: str, pretrained: str | None = None) -> dict[str
     Args:
         pretrained: the option of the command line: weights in place of the config's, or "none".
     """
-    content = {name: _without_places(config.get(name)) for name in SECTIONS}
+    content = {name: _without_places(config.get(name)) for name in (*LEARNING, *MEASURING)}
     kind = content["optim_wrapper"].pop("type", None)
     backbone = config.model.get("backbone") or {}
     parts = config.optim_wrapper.get("accumulative_counts", 1)

@@ -46,6 +46,13 @@ def _is_learnt_on_a_cpu(bias: Tensor | None) -> bool:
     return bias is not None and bias.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()
 
 
+def _make_index_anew(attention: "WindowAttention", *_: Any) -> None:
+    """The index is in no file: a model made on the meta device, or emptied, has none when its weights are loaded."""
+    assert attention.relative_position_bias_table is not None
+    with torch.device(attention.relative_position_bias_table.device):
+        attention.relative_position_index = relative_position_index(attention.window_size)
+
+
 @register_mixer("window_attention")
 class WindowAttention(WindowMixer):
     """Local attention (equations 1 to 3): weights from softmax(q k / sqrt(d) + position bias) in each window.
@@ -82,6 +89,7 @@ class WindowAttention(WindowMixer):
             self.relative_position_bias_table = nn.Parameter(trunc_normal_(table, std=0.02))
             index = relative_position_index(self.window_size)
             self.register_buffer("relative_position_index", index, persistent=False)
+            self.register_load_state_dict_post_hook(_make_index_anew)
         self.properties = replace(self.properties, shared_channels=channel_sharing(info.num_heads, info.dim))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -95,6 +95,13 @@ def refusals(task: str, run: Path, config: Path, line: Path, data: str, monkeypa
     path.write_text(yaml.safe_dump(kept | {"pretrained": True, "changed": ["train_cfg.max_iters"]}))
     with pytest.raises(UserError, match="2 keys differ"):
         recording.of_run(run)
+    crop = {**kept["val_dataloader"], "dataset": {**kept["val_dataloader"]["dataset"], "pipeline": []}}
+    path.write_text(yaml.safe_dump(kept | {"val_dataloader": crop}))
+    with pytest.raises(UserError, match=r"no row has this config: val_dataloader\.dataset\.pipeline"):
+        recording.of_run(run)
+    path.write_text(yaml.safe_dump(kept | {"custom_hooks": [{"type": "EMAHook"}]}))
+    with pytest.raises(UserError, match=r"no row has this config: custom_hooks"):
+        recording.of_run(run)
     path.write_text(yaml.safe_dump(kept))
     Path((run / "last_checkpoint").read_text()).write_bytes(b"other")
     with pytest.raises(UserError, match="not the weights whose hash"):

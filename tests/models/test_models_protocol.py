@@ -98,6 +98,51 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_nothing(name:
 
 
 @pytest.mark.parametrize("name", NANO)
+def test_a_graph_that_is_kept_is_walked_back_twice_with_checkpointing(name: str) -> None:
+    image = torch.randn(2, 3, 64, 64)
+    gradients, counts = [], []
+    for enable in (False, True):
+        torch.manual_seed(1)
+        model = create_model(name, num_classes=4)
+        model.set_grad_checkpointing(enable)
+        logits = model(image)
+        for column in range(2):
+            logits[:, column].sum().backward(retain_graph=column == 0)
+        gradients.append([p.grad for p in model.parameters()])
+        counts.append([buffer for key, buffer in model.named_buffers() if key.endswith("num_batches_tracked")])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+    assert all(one == two == 1 for one, two in zip(*counts, strict=True))
+
+
+@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_model_from_the_meta_device_is_whole_once_it_has_its_weights(name: str, emptied: bool) -> None:
+    model, image = create_model(name, num_classes=4).eval(), torch.randn(1, 3, 64, 64)
+    with torch.device("meta"):
+        other = create_model(name, num_classes=4).eval()
+    if emptied:
+        other.to_empty(device="cpu")
+    other.load_state_dict(model.state_dict(), assign=not emptied)
+    with torch.no_grad():
+        assert torch.equal(other(image), model(image))
+
+
+def test_set_input_size_keeps_what_is_frozen_and_knows_parts_of_a_model() -> None:
+    model = create_model("dw_conv_nano", num_classes=4).requires_grad_(False)
+    model.stages[3].requires_grad_(True)
+    model.train()
+    model.stages[0].eval()
+    model.head = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(model.num_features, 3))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    model.set_input_size(96, window_size=5)
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+    assert [stage.blocks[0].norm2.training for stage in model.stages] == [False, True, True, True]
+    features = timm.create_model("swin_nano", features_only=True, out_indices=(1, 2), img_size=64)
+    features.model.set_input_size(96)
+    assert [tuple(each.shape[-2:]) for each in features(torch.randn(1, 3, 96, 96))] == [(12, 12), (6, 6)]
+
+
+@pytest.mark.parametrize("name", NANO)
 def test_set_input_size_keeps_what_it_can(name: str) -> None:
     model = create_model(name, num_classes=4, img_size=224).eval()
     image = torch.randn(1, 3, 224, 224)

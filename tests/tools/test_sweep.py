@@ -43,7 +43,8 @@ if seed in (9, 11):
     time.sleep(60)
 sys.path.insert(0, TESTS)
 from whole_records import run_result
-result = run_result(top1=90.0 + seed, best_top1=90.0 + seed, seed=seed, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
+top1, gpu = 90.0 + seed, os.environ.get("CUDA_VISIBLE_DEVICES")
+result = run_result(dataset="MNIST-5k", top1=top1, best_top1=top1, seed=seed, gpu=gpu)
 (folder / "last.safetensors").write_bytes(b"w")
 (folder / "result.json").write_text(json.dumps(result))
 """
@@ -205,6 +206,39 @@ def test_a_folder_with_another_config_is_refused(tmp_path: Path) -> None:
     (work[0].output / "config.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(UserError, match=r"holds a run with train\.epochs = 99, now it is \d+"):
         work[0].is_finished()
+
+
+def test_a_run_of_another_recipe_is_not_reported_as_this_one(tmp_path: Path) -> None:
+    """The grid has changed since: the figure in the folder is not of what the row says, nor better than a saved one."""
+    run, work = start(tmp_path, runs=[DW], seeds=[0], groups=[])
+    run.run()
+    (work[0].output / "config.yaml").write_text(yaml.safe_dump(work[0].resolved().model_dump(mode="json")))
+    grid = load_grid(tmp_path / "grid.yaml")
+    assert report.collect(grid, work, "").rows[0].scores == [90.0]
+    other = fake_jobs(tmp_path, runs=[DW | {"config": f"{NANO} train.epochs=99"}], seeds=[0], groups=[])
+    with pytest.raises(UserError, match=r"holds a run with train\.epochs = \d+, now it is 99"):
+        report.collect(grid, other, "")
+    saved = {**work[0].record(), "top1": 97.0, "recipe": other[0].recipe()}
+    assert report.collect(grid, other, "", {other[0].output: saved}).rows[0].scores == [97.0]
+
+
+@pytest.mark.parametrize("change", ["train.accumulation=2", "eval.precision=bf16", "train.init_checkpoint=w.pth"])
+def test_what_changes_a_figure_is_in_the_recipe(tmp_path: Path, change: str) -> None:
+    recipes = [
+        fake_jobs(tmp_path, runs=[DW | {"config": f"{NANO}{more}"}], groups=[])[0].recipe()
+        for more in ("", f" {change}")
+    ]
+    assert recipes[0] != recipes[1]
+
+
+def test_a_record_of_other_data_is_not_taken(tmp_path: Path) -> None:
+    config = "configs/proxy/dw_conv.yaml"
+    here, there = (
+        fake_jobs(tmp_path, runs=[DW | {"config": f"{config} data.root=/d/{name}"}], groups=[])[0]
+        for name in ("one", "two")
+    )
+    cell = {"recipe": here.recipe(), "dataset": here.resolved().data.dataset_name}
+    assert here.is_of(cell) and not there.is_of(cell)
 
 
 @pytest.mark.parametrize(

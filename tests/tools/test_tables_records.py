@@ -15,6 +15,7 @@ from tools import record_result
 from tools.tables.costs import row_config
 from tools.tables.entries import build_entries
 from tools.tables.loading import TABLES, load_table
+from tools.tables.recording import config_of_run, row_content
 from tools.tables.render import cells, footnotes
 from tools.tables.results import Record, load_records, measured_value, of_row
 from tools.tables.schema import Table
@@ -145,6 +146,40 @@ def test_an_evaluation_of_another_model_is_refused(monkeypatch, capsys, tables: 
     assert "model: 'swin_base', but configs/imagenet/swin_tiny.yaml is 'swin_tiny'" in err
     err = refused(monkeypatch, capsys, "--evaluation", str(path), "--config", "configs/imagenet/swin_tinny.yaml")
     assert "no row has it; the nearest valid one is configs/imagenet/swin_tiny.yaml" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model.name": "swin_tiny", "data.crop_pct": 1},
+            "evaluated with data.crop_pct: 1, and {} has its default",
+        ),
+        ({"model.name": "swin_tiny", "model.se": True}, "evaluated with model.se: True, and {} has its default"),
+        ({}, "evaluated with model.name: its default, and {} has swin_tiny"),
+        (None, "settings: missing, it is of before December 2026; evaluate the weights again"),
+    ],
+)
+def test_an_evaluation_by_other_settings_is_refused(
+    monkeypatch, capsys, tables: Path, tmp_path: Path, settings: dict | None, message: str
+) -> None:
+    path, config = tmp_path / "eval.json", "configs/imagenet/swin_tiny.yaml"
+    path.write_text(json.dumps(eval_result(images=50_000, settings=settings)), encoding="utf-8")
+    assert message.format(config) in refused(monkeypatch, capsys, "--evaluation", str(path), "--config", config)
+
+
+def test_a_run_that_starts_from_weights_is_no_run_from_scratch() -> None:
+    scratch, tuned = "configs/imagenet/dw_conv_tiny.yaml", "configs/finetune384/dw_conv_tiny_w7.yaml"
+    for config in (scratch, tuned):
+        content = row_content(config, "classification")
+        start = content["train"]["init_checkpoint"]
+        for path in ("elsewhere/w.pth", None):
+            run = {**content, "train": {**content["train"], "init_checkpoint": path}}
+            if (path is None) == (start is None):
+                assert config_of_run(run, "classification", Path("x")) == config
+            else:
+                with pytest.raises(UserError, match=r"no row has this config: train\.init_checkpoint is (True|False)"):
+                    config_of_run(run, "classification", Path("x"))
 
 
 def test_a_record_with_an_unknown_key_is_refused(tables: Path) -> None:

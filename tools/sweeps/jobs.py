@@ -62,12 +62,21 @@ class Job(ABC):
         """The command line that trains, or goes on training."""
 
     @abstractmethod
+    def check_folder(self) -> None:
+        """Look at what lies in the run folder.
+
+        Raises:
+            UserError: it is a run with another config.
+        """
+
     def is_finished(self) -> bool:
         """Whether this training has ended before.
 
         Raises:
-            UserError: its folder holds a run with another config.
+            UserError: as :meth:`check_folder`.
         """
+        self.check_folder()
+        return (self.output / "result.json").exists()
 
     @abstractmethod
     def cost(self) -> tuple[Cost, int | list[int]]:
@@ -78,9 +87,20 @@ class Job(ABC):
         self.output.mkdir(parents=True, exist_ok=True)
 
     def record(self) -> dict[str, Any] | None:
-        """What is kept of `result.json`; None before the end."""
+        """What is kept of `result.json`; None before the end.
+
+        Raises:
+            UserError: as :meth:`check_folder`; the figure would be of another recipe.
+        """
         path = self.output / "result.json"
-        return {**self._kept(read_result(path)), "recipe": self.recipe()} if path.exists() else None
+        if not path.exists():
+            return None
+        self.check_folder()
+        return {**self._kept(read_result(path)), "recipe": self.recipe()}
+
+    def is_of(self, cell: dict[str, Any]) -> bool:
+        """Whether a record of another day is of what this job trains."""
+        return cell.get("recipe") == self.recipe()
 
     @abstractmethod
     def _kept(self, result: Any) -> dict[str, Any]: ...
@@ -103,16 +123,28 @@ class ClassifierJob(Job):
 
     def recipe(self) -> str:
         config = self.resolved().model_dump(mode="json", exclude_defaults=True)
-        free = {**FREE, "train": {*FREE["train"], "seed", "init_checkpoint"}}
+        # A run that goes on keeps these; one that begins anew with others is another run.
+        train = {*FREE["train"], "seed"} - {"accumulation"}
+        free = {
+            "data": FREE["data"],
+            "train": train | ({"init_checkpoint"} if self.start else set()),
+            "eval": {"batch_size"},
+        }
         learned = departures(config, {}, ("model", "data", "train", "eval"), free)
         return digest([[(key, value) for key, value, _ in learned], self.run.start_from])
+
+    def is_of(self, cell: dict[str, Any]) -> bool:
+        """The recipe leaves out where the images lie; what they are has a name."""
+        return super().is_of(cell) and cell.get("dataset") == self.resolved().data.dataset_name
 
     def command(self) -> list[str]:
         return [sys.executable, str(self.entry), "--config", self.config, *self._overrides()]
 
-    def is_finished(self) -> bool:
+    def check_folder(self) -> None:
         check_same_run(self.output, self.resolved())
-        return (self.output / "result.json").exists() and (self.output / "last.safetensors").exists()
+
+    def is_finished(self) -> bool:
+        return super().is_finished() and (self.output / "last.safetensors").exists()
 
     def cost(self) -> tuple[Cost, int | list[int]]:
         config = self.resolved().model
@@ -161,16 +193,16 @@ class DenseJob(Job):
         super().prepare()
         write_atomic(self._config_file, json.dumps(self._content(), indent=1).encode())
 
-    def is_finished(self) -> bool:
-        if self._config_file.exists():
-            before, now = json.loads(self._config_file.read_text(encoding="utf-8")), self._content()
-            differ = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-            if differ:
-                raise UserError(
-                    f"output: {self.output} holds a run with another {differ[0]!r} in its config; choose another "
-                    f"output folder"
-                )
-        return (self.output / "result.json").exists()
+    def check_folder(self) -> None:
+        if not self._config_file.exists():
+            return
+        before, now = json.loads(self._config_file.read_text(encoding="utf-8")), self._content()
+        differ = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if differ:
+            raise UserError(
+                f"output: {self.output} holds a run with another {differ[0]!r} in its config; choose another "
+                f"output folder"
+            )
 
     @property
     def _config_file(self) -> Path:

@@ -24,7 +24,7 @@ def kept_cells(path: Path | None, work: list[Job]) -> Kept:
     kept: Kept = {}
     for job in work:
         cell = cells.get((job.run.name, job.seed))
-        if cell is None or cell.get("recipe") != job.recipe():
+        if cell is None or not job.is_of(cell):
             continue
         if job.start is None or start_of(job) in kept:
             kept[job.output] = cell

@@ -112,9 +112,12 @@ def collect(
 
     Args:
         command: how the sweep was called, to be repeated by a reader.
-        kept: what an earlier result holds of jobs that left nothing here, by output folder.
+        kept: what an earlier result holds of these jobs, by output folder; it stays as it is.
+
+    Raises:
+        UserError: the folder of another job holds a run with another config.
     """
-    records = {job.output: record_of(job) or (kept or {}).get(job.output) for job in jobs}
+    records = {job.output: (kept or {}).get(job.output) or record_of(job) for job in jobs}
     return SweepResult(
         name=grid.name,
         title=grid.title,

@@ -8,6 +8,7 @@ from typing import Any
 from engine.config import to_dict
 from engine.records import DenseEvaluation, DenseResult, EvalResult, RunResult, read_json, read_run
 from engine.runfolder import FREE, completed, departures, git_commit
+from engine.settings import evaluation_settings
 from engine.weights import file_hash
 from models.errors import UserError, hint
 from tools.tables.costs import row_config
@@ -18,7 +19,7 @@ from tools.tables.schema import Task
 SECTIONS = ("model", "data", "train")
 # Beside what may change within a run: where the images come from and how fast they are trained, not what is learned.
 FREE_BETWEEN_RUNS = {
-    "train": FREE["train"] | {"seed", "init_checkpoint", "precision", "compile", "channels_last"},
+    "train": FREE["train"] | {"seed", "precision", "compile", "channels_last"},
     "data": FREE["data"] | {"format", "train", "val", "name"},
 }
 METRICS = {"original": {"top1": "top1", "top5": "top5"}, "real": {"top1": "real"}}
@@ -69,7 +70,7 @@ def config_of_run(run: Mapping[str, Any], task: Task, path: Path) -> str:
     for config in row_configs(task):
         row = row_content(config, task)
         if task == "classification":
-            differ[config] = departures(run, row, SECTIONS, FREE_BETWEEN_RUNS)
+            differ[config] = departures(_with_start(run), _with_start(row), SECTIONS, FREE_BETWEEN_RUNS)
         else:
             differ[config] = departures(run, row, run.keys() | row.keys(), {"config": {""}, "precision": {""}})
     nearest = min(differ, key=lambda config: len(differ[config]))
@@ -79,6 +80,12 @@ def config_of_run(run: Mapping[str, Any], task: Task, path: Path) -> str:
     more = ", ".join(key for key, _, _ in differ[nearest][1:4])
     text = f"{path}: no row has this config: {key} is {given!r} in the run and {wanted!r} in {nearest}, the nearest"
     raise UserError(text + (f" ({len(differ[nearest])} keys differ, next {more})" if more else ""))
+
+
+def _with_start(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A classifier's config with whether it starts from weights in place of the path of their file."""
+    train = dict(config.get("train") or {})
+    return {**config, "train": train | {"init_checkpoint": train.get("init_checkpoint") is not None}}
 
 
 def of_run(folder: Path) -> Record:
@@ -171,8 +178,19 @@ def of_evaluation(path: Path, config: str | None, *, release: str | None = None,
         raise UserError(f"{path}: model: {result.model!r}, but {config} is {model!r}")
     if result.resized:
         raise UserError(f"{path}: weights were resized for the evaluation, first {result.resized[0]}")
+    _check_settings(path, result.settings, config)
     metrics = metrics_of(result, result.labels)
     return _record("evaluated", config, "classification", metrics, result, result.images, release, folder)
+
+
+def _check_settings(path: Path, found: dict[str, Any] | None, config: str) -> None:
+    if found is None:
+        raise UserError(f"{path}: settings: missing, it is of before December 2026; evaluate the weights again")
+    wanted = evaluation_settings(row_config(config))
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            have, want = (values.get(key, "its default") for values in (found, wanted))
+            raise UserError(f"{path}: evaluated with {key}: {have}, and {config} has {want}")
 
 
 def _of_dense_evaluation(
