@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,12 +39,13 @@ from PIL import Image
 from torchvision import transforms
 
 from data import DataConfig, build_train_loader
+from data.config import AugmentConfig
 from engine.runfolder import processor_name
 from models.errors import UserError
 
 Epoch = Callable[[], Iterable]
 # What a recipe changes, in our words; the paper's is the default.
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "crop and flip": {"auto_augment": None, "color_jitter": 0.0, "erase_prob": 0.0},
     "the paper's (RandAugment, random erasing)": {},
 }
@@ -58,14 +60,14 @@ def write_pictures(root: Path, count: int) -> None:
         Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
 
 
-def ours(root: Path, recipe: dict, cache: str) -> Epoch:
+def ours(root: Path, recipe: dict[str, Any], cache: Literal["none", "memory"]) -> Epoch:
     """Our loader; up to 32 pixels its crop is padded, as Swin's."""
-    cfg = DataConfig(root=root, workers=0, cache=cache, augment=recipe)
+    cfg = DataConfig(root=root, workers=0, cache=cache, augment=AugmentConfig(**recipe))
     loader = build_train_loader(cfg, img_size=SIZE, batch_size=BATCH)
     return lambda: loader.epoch(0)
 
 
-def timms(root: Path, recipe: dict) -> Epoch:
+def timms(root: Path, recipe: dict[str, Any]) -> Epoch:
     """timm's loader, with Swin's padded crop in place of its own at this size."""
     dataset = timm.data.ImageDataset(str(root / "train"))
     loader = timm.data.create_loader(
@@ -95,7 +97,7 @@ def turn(epoch: Epoch) -> float:
     return 1e3 * (time.process_time() - began) / count
 
 
-def compare(root: Path, recipe: dict, rounds: int) -> list[float]:
+def compare(root: Path, recipe: dict[str, Any], rounds: int) -> list[float]:
     """Medians of our loader from files and from memory, and of timm's; a first turn of each does not count."""
     loaders = [ours(root, recipe, "none"), ours(root, recipe, "memory"), timms(root, recipe)]
     times = [[turn(epoch) for epoch in loaders] for _ in range(rounds + 1)][1:]

@@ -37,6 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 FOUND = {"top1": 50.0, "top5": 75.0, "correct1": 2, "correct5": 3, "images": 4, "checkpoint_sha256": "a" * 64}
+FOUND["settings"] = {"model.name": "dw_conv_tiny"}
 
 
 MACS = {"tiny": (3.7733e9, 3.8019e9, 4.538e9), "base": (12.9115e9, 13.0024e9, 15.53e9)}  # PAPER: the paper's counter
@@ -118,6 +119,10 @@ def test_what_is_kept_is_of_these_images_and_these_weights(monkeypatch: pytest.M
     assert evaluation(tmp_path, place=Place(tmp_path, 5)).kept() is None
     assert evaluation(tmp_path, place=Place(tmp_path / "hub", 4)).kept() is None
     assert evaluation(tmp_path, labels="real").kept() is None
+    for settings in ({"model.name": "dw_conv_tiny", "data.crop_pct": 1.0}, None):
+        one.keep({**kept, "settings": settings}, 1.5)
+        assert one.kept() is None
+    one.keep(kept, 1.5)
     weights.write_bytes(b"other weights")
     assert one.kept() is None
     weights.unlink()  # to have the space back

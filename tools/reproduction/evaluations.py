@@ -11,11 +11,12 @@ from typing import Any
 from data.image_list import random_indices
 from engine.files import write_atomic
 from engine.records import read_json
+from engine.settings import evaluation_settings
 from engine.weights import file_hash
 from models.download import cached
 from models.released import RELEASES, Release, Task
 from tools.reproduction.places import ANNOTATIONS, Place
-from tools.tables.costs import count, dense_costs
+from tools.tables.costs import count, dense_costs, row_config
 from tools.tables.loading import ROOT
 
 TASKS: tuple[Task, ...] = ("classification", "segmentation", "detection")  # the shortest first
@@ -71,7 +72,8 @@ class Evaluation:
         return float(self.images * dense_costs().get(config, {"macs": 1})["macs"])
 
     def kept(self) -> dict[str, Any] | None:
-        """The result, where this evaluation was finished before, of these images and, if they are here, these weights.
+        """The result, where this evaluation was finished before, of these images, by these settings and, if they are
+        here, of these weights.
 
         Raises:
             UserError: the file is no result.
@@ -80,6 +82,9 @@ class Evaluation:
             return None
         values = read_json(self.result)
         if any(values.get(key) != value for key, value in self._about().items()):
+            return None
+        classifier = self.release.task == "classification"
+        if classifier and values.get("settings") != evaluation_settings(row_config(self.release.config)):
             return None
         weights = cached(self.release)
         same = not weights.is_file() or file_hash(weights) == values.get("checkpoint_sha256")
