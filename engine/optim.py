@@ -9,7 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from engine.schema import TrainConfig
-from engine.weights import classifier_names
+from models.checkpoint import classifier_names
 from models.errors import UserError, hint
 
 # Their fused kernels leave weights, moments and step count alone where `found_inf` is set. SGD's do so, too, but begin

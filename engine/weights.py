@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from engine.files import write_atomic
+from models.checkpoint import classifier_names
 
 ABOUT = "about"
 
@@ -54,12 +55,6 @@ def read_classes(path: Path) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
-def classifier_names(model: nn.Module) -> list[str]:
-    """The modules that are a model's classifier, as timm's ``default_cfg`` names them."""
-    named = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
-    return [named] if isinstance(named, str) else list(named)
-
-
 def head_by_name(
     model: nn.Module, state: dict[str, torch.Tensor], kept: list[str] | None, wanted: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -72,16 +67,20 @@ def head_by_name(
     Returns:
         The weights, and lines on what was done.
     """
-    head = classifier_names(model)[0]
-    rows = state.get(f"{head}.weight")
-    if kept is None and rows is not None and len(rows) == len(wanted):
-        return state, [f"the weights name no classes: {head} is taken in the order of the data's"]
-    if kept is None or rows is None or kept == wanted or len(rows) != len(kept):
+    heads = [name for name in classifier_names(model) if f"{name}.weight" in state]
+    head = " and ".join(heads)
+    if not heads or kept == wanted:
+        return state, []
+    rows = {len(state[f"{name}.weight"]) for name in heads}
+    if kept is None:
+        same = rows == {len(wanted)}
+        return state, [f"the weights name no classes: {head} is taken in the order of the data's"] if same else []
+    if rows != {len(kept)}:
         return state, []
     number = {name: row for row, name in enumerate(kept)}
     pairs = [(row, number[name]) for row, name in enumerate(wanted) if name in number]
     state, own = dict(state), model.state_dict()
-    for key in (f"{head}.weight", f"{head}.bias"):
+    for key in (f"{name}.{part}" for name in heads for part in ("weight", "bias")):
         anew = own[key].clone()
         for row, source in pairs:
             anew[row] = state[key][source]

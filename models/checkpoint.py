@@ -230,18 +230,29 @@ def _adapt_input(model: nn.Module, state: State, own: State, report: LoadReport)
         report.resized.append(f"{key} from {theirs} to {ours} input channels")
 
 
+def classifier_names(model: nn.Module) -> list[str]:
+    """The modules that are a model's classifier, as timm's ``default_cfg`` names them: more than one in VOLO."""
+    named = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    return [named] if isinstance(named, str) else list(named)
+
+
 def _drop_other_head(model: nn.Module, state: State, own: State, report: LoadReport) -> None:
-    head = (getattr(model, "default_cfg", None) or {}).get("classifier", "head")
+    replaced = [text for name in classifier_names(model) if (text := _drop_if_other(name, state, own))]
+    report.replaced_head = ", ".join(replaced) or None
+
+
+def _drop_if_other(head: str, state: State, own: State) -> str | None:
+    """Take the model's own classifier where the checkpoint's has another width; a text on it."""
     keys = [f"{head}.weight", f"{head}.bias"]
     theirs, ours = state.get(keys[0]), own.get(keys[0])
     if theirs is None or (ours is not None and theirs.shape == ours.shape):
-        return
+        return None
     for key in keys:
         state.pop(key, None)
         if ours is not None:
             state[key] = own[key]
     width = 0 if ours is None else ours.shape[0]
-    report.replaced_head = f"{head} ({theirs.shape[0]} classes in the checkpoint, {width} in the model)"
+    return f"{head} ({theirs.shape[0]} classes in the checkpoint, {width} in the model)"
 
 
 def _resize(model: nn.Module, key: str, state: State, own: State) -> Tensor:

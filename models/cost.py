@@ -16,7 +16,9 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .config import build_model
 from .errors import UserError
+from .fused import FusedDepthwise, FusedLinear
 from .layers import CenteringBatchNorm2d, DepthwiseConv, GlobalAvgPool
 
 
@@ -150,14 +152,38 @@ def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, coun
     The model is counted on the meta device wherever it lies: torch's counter knows the attention of meta tensors and
     GPUs, and silently leaves out that of CPUs.
     """
-    image = torch.empty(1, getattr(model, "in_chans", 3), *img_size, device="meta")
+    image = torch.empty(1, _input_channels(model), *img_size, device="meta")
     params = sum(parameter.numel() for parameter in model.parameters())
     model = _without_values(model)
     if counter == "paper":
+        if any(isinstance(module, FusedLinear | FusedDepthwise) for module in model.modules()):
+            raise UserError("counter: the paper's is for models that are not fused; count before models.fuse")
         return Cost(params, paper_macs(model, image))
     if counter != "torch":
         raise UserError(f"counter: {counter!r} is not known (one of: torch, paper)")
     return Cost(params, *torch_macs(model, image))
+
+
+def config_cost(config: Any, *, counter: str = "torch") -> Cost:
+    """Cost of the model of a :class:`models.ModelConfig` at its own size, built without memory for values.
+
+    Raises:
+        ValueError: names a field that the model cannot have.
+    """
+    size = config.img_size
+    with torch.device("meta"):
+        model = build_model(config)
+    return model_cost(model, (size, size) if isinstance(size, int) else tuple(size), counter=counter)
+
+
+def _input_channels(model: nn.Module) -> int:
+    """Of its images: the model's own word, else those of the first convolution that timm's ``default_cfg`` names."""
+    if hasattr(model, "in_chans"):
+        return model.in_chans  # type: ignore[return-value]
+    first = (getattr(model, "default_cfg", None) or {}).get("first_conv")
+    names = [first] if isinstance(first, str) else list(first or [])
+    found = [module for name, module in model.named_modules() if name in names]
+    return getattr(found[0], "in_channels", 3) if found else 3
 
 
 def _without_values(model: nn.Module) -> nn.Module:

@@ -24,8 +24,7 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     parser().parse_args()  # before torch is imported: help and wrong arguments are answered at once
 
-from safetensors.torch import save_file
-
+from engine.weights import read_about, save_weights
 from models.checkpoint import State, convert_state, read_weights
 from models.errors import UserError
 from models.recognise import describe
@@ -53,7 +52,7 @@ def main() -> None:
         raise UserError(f"{args.output}: the output must end in .safetensors")
     weights = read_weights(args.input)
     state = converted(args.input, weights)
-    save_file({key: value.contiguous() for key, value in state.items()}, args.output, {"format": "pt"})
+    save_weights(args.output, state, {**read_about(args.input), "converted_from": args.input.name})
     dropped = len(weights) - len(state)
     print(
         f"{args.output}: {len(state)} tensors from {len(weights)} keys ({dropped} follow from the shape); they are of "

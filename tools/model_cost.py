@@ -39,6 +39,7 @@ from engine.files import write_atomic
 from models import build_model, create_model
 from models.cost import Cost, model_cost
 from models.errors import UserError
+from models.zoo import takes
 from tools.tables.costs import DENSE_COSTS
 from tools.tables.loading import ROOT, load_tables, shown
 from tools.text import aligned
@@ -58,7 +59,8 @@ def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]
                 model.set_input_size(img_size=img_size)
             return model, (size, size)
         size = img_size or 224
-        return create_model(target, img_size=size), (size, size)
+        sized: dict[str, Any] = {"img_size": size} if takes(target, "img_size") else {}
+        return create_model(target, **sized), (size, size)
 
 
 def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:

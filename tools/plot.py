@@ -143,11 +143,16 @@ def read_speed(path: Path) -> Panel:
         (group,) = json.loads(path.read_text(encoding="utf-8"))["groups"]
         work = group["work"]
         label = f"images/s ({work['mode']}, {work['dtype']}, batch {work['batch']}, {work['device']})"
-        return label, {row["model"].split("+")[0]: row["images_per_second"] for row in group["rows"]}
+        timed = [row["model"].split("+")[0] for row in group["rows"]]
+        speeds = dict(zip(timed, (row["images_per_second"] for row in group["rows"]), strict=True))
     except OSError as error:
         raise UserError(f"--speed {path}: {error.strerror}; benchmarks/speed.py --output writes it") from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise UserError(f"--speed {path}: no report of one comparison by benchmarks/speed.py") from None
+    twice = [name for name in speeds if timed.count(name) > 1]
+    if twice:
+        raise UserError(f"--speed {path}: {twice[0]} was timed more than once, as it is and changed; time it once")
+    return label, speeds
 
 
 def panels(rows: list[report.SweepRow], speed: Panel | None) -> list[Panel]:

@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,7 +29,7 @@ if __name__ == "__main__":
 from engine.config import Config, load_config
 from engine.records import RunResult
 from engine.run import train
-from tools.model_cost import measure
+from models.cost import Cost, config_cost
 from tools.plot import draw_curves, read_curve
 from tools.text import aligned
 
@@ -43,28 +42,27 @@ OPERATORS = {
 }
 
 
-def as_table(rows: list[tuple[str, dict[str, Any], RunResult]]) -> str:
+def as_table(rows: list[tuple[str, Cost, RunResult]]) -> str:
     """Operator, parameters, MACs, top-1 and training speed, one line each; rows are (label, cost, result)."""
     lines = [["operator", "parameters", "MACs", "top-1", "training images/s"]]
     for label, cost, result in rows:
-        macs = (cost["macs"] + cost.get("aggregation_macs", 0)) / 1e6
-        numbers = [f"{cost['params']:,}", f"{macs:.2f} M", f"{result.top1:.2f}%", f"{result.images_per_second:,.0f}"]
+        macs = (cost.macs + cost.aggregation) / 1e6
+        numbers = [f"{cost.params:,}", f"{macs:.2f} M", f"{result.top1:.2f}%", f"{result.images_per_second:,.0f}"]
         lines.append([label, *numbers])
     return aligned(lines, right=True, rule=True)
 
 
-def run(configs: dict[str, tuple[Path, Config]], figure: Path) -> None:
+def run(configs: dict[str, Config], figure: Path) -> None:
     """Train what is not finished, then print the table and draw the curves."""
     begin = time.monotonic()
     results = {}
-    for number, (label, (_, config)) in enumerate(configs.items(), start=1):
+    for number, (label, config) in enumerate(configs.items(), start=1):
         print(f"\n[{number}/{len(configs)}] {label}", flush=True)
         results[label] = train(config)
-    costs = {label: measure(str(path), None, "torch") for label, (path, _) in configs.items()}
-    draw_curves([read_curve(config.output, label) for label, (_, config) in configs.items()], figure)
+    draw_curves([read_curve(config.output, label) for label, config in configs.items()], figure)
     first = next(iter(results.values()))
     print(f"\n{first.dataset}: 4,000 training and {first.eval_images:,} test digits, {first.epochs} epochs")
-    print(as_table([(label, costs[label], results[label]) for label in configs]))
+    print(as_table([(label, config_cost(config.model), results[label]) for label, config in configs.items()]))
     print(f"\nfigure of the training curves: {figure}")
     print(f"runs, logs and weights: {figure.parent}   (this call: {time.monotonic() - begin:.0f} s)")
 
@@ -74,9 +72,8 @@ def main() -> None:
     args = parser().parse_args()
     configs = {}
     for label, name in OPERATORS.items():
-        path = CONFIGS / f"{name}.yaml"
         output = shlex.quote(str(args.output / name))
-        configs[label] = (path, load_config(path, [*args.overrides, f"output={output}"]))
+        configs[label] = load_config(CONFIGS / f"{name}.yaml", [*args.overrides, f"output={output}"])
     run(configs, args.output / "curves.png")
 
 

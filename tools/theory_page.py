@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 from models.errors import UserError
 from tools.theory import weights_picture
-from tools.theory.learned import default_folders, load_trained, two_images
+from tools.theory.learned import default_folders, load_all, two_images
 from tools.theory.sections import Files, introduction, learned, matrices, properties, relation, translation
 
 
@@ -40,7 +40,7 @@ def write_page(args: argparse.Namespace) -> Path:
     """Everything from the weights to index.html, or to one picture of them; the path of what was written."""
     started = time.monotonic()
     folders = args.run or default_folders(args.output, args.epochs)
-    models = [load_trained(folder) for folder in folders]
+    models = load_all(folders)
     images = two_images(models[0].config, args.image)
     if args.weights is not None:
         weights_picture.draw(models, images, args.weights)
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.epochs < 1:
         raise UserError(f"--epochs: must be at least 1, not {args.epochs}")
+    if args.weights is not None and args.weights.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--weights {args.weights}: the name must end in .png, .pdf or .svg")
     write_page(args)
 
 

@@ -14,6 +14,7 @@ No digit image and no photograph is used in both splits. The same seed gives the
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.prepare.writers import write_text
 from data.readers.mnist import load_digits, mnist_file, split_rows
+from models.errors import UserError
 
 PHOTOGRAPHS = {
     "train": {
@@ -222,15 +225,29 @@ def write_digits(root: Path, split: str, each: int | None, seed: int) -> int:
     return len(chosen)
 
 
-def once(stamp: Path, wanted: dict, make: Callable[[], dict]) -> dict:
-    """What `make` returns; where `stamp` says that it made `wanted` already, what it returned then."""
+def once(stamp: Path, wanted: dict, parts: list[Path], make: Callable[[], dict]) -> dict:
+    """What `make` returns; where `stamp` says that it made `wanted` already, what it returned then.
+
+    `parts` are the folders that it fills. What was made otherwise goes first, as it would stay between the new files.
+
+    Raises:
+        UserError: they hold files, and no stamp says that these were made here.
+    """
     wanted = json.loads(json.dumps(wanted))
-    if stamp.is_file() and json.loads(stamp.read_text()).get("made_with") == wanted:
-        return json.loads(stamp.read_text())["counts"]
-    stamp.unlink(missing_ok=True)
-    counts = make()
+    if stamp.is_file():
+        before = json.loads(stamp.read_text())
+        if before["made_with"] == wanted:
+            return before["counts"]
+    else:
+        full = [folder for folder in parts if folder.is_dir() and any(folder.iterdir())]
+        if full:
+            raise UserError(f"{full[0]}: holds files that were not made here (no {stamp.name}); give another folder")
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps({"made_with": wanted, "counts": counts}, indent=1))
+    write_text(stamp, json.dumps({"made_with": None}))  # whoever is stopped from here on begins anew
+    for folder in parts:
+        shutil.rmtree(folder, ignore_errors=True)
+    counts = make()
+    write_text(stamp, json.dumps({"made_with": wanted, "counts": counts}, indent=1))
     return counts
 
 
@@ -239,6 +256,7 @@ def make_digits(root: Path, each: int | None = None, seed: int = 0) -> dict[str,
     return once(
         root / "digits.json",
         {"version": VERSION, "each": each, "seed": seed, **vars(CLOSE_UP)},
+        [root / split for split in SPLITS],
         lambda: {split: write_digits(root, split, each, seed) for split in SPLITS},
     )
 
@@ -251,5 +269,6 @@ def make_scenes(
     return once(
         root / "scenes.json",
         {"version": VERSION, **sizes, "seed": seed, **vars(spec)},
+        [root / "images", root / "annotations"],
         lambda: {split: write_split(root, split, n, spec, seed) for split, n in sizes.items()},
     )

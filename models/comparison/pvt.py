@@ -137,7 +137,7 @@ class PVT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.drop_rate = num_classes, drop_rate
+        self.in_chans, self.num_classes, self.drop_rate = in_chans, num_classes, drop_rate
         self.num_features = self.head_hidden_size = WIDTHS[-1]
         size = (img_size, img_size) if isinstance(img_size, int) else img_size
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()

@@ -67,6 +67,34 @@ def test_same_request_is_not_made_again(scenes: Path) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in scenes.rglob("*")}
 
 
+def test_another_request_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    make_scenes.make_scenes(tmp_path, train=3, val=3)
+    make_scenes.make_digits(tmp_path / "digits", each=12)
+    digits = sorted((tmp_path / "digits").rglob("*.jpg"))
+    make_scenes.make_scenes(tmp_path, train=2, val=1)
+    for kind, ending in (("images", "jpg"), ("annotations", "png")):
+        found = [len(list((tmp_path / kind / split).glob(f"*.{ending}"))) for split in ("training", "validation")]
+        assert found == [2, 1]
+    assert digits and sorted((tmp_path / "digits").rglob("*.jpg")) == digits
+
+
+def test_what_was_not_made_here_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    theirs = tmp_path / "annotations" / "instances_train2017.json"
+    theirs.parent.mkdir()
+    theirs.write_text("COCO's own")
+    assert command.main([str(tmp_path), "--train", "1", "--val", "1"]) == 2
+    assert "holds files that were not made here (no scenes.json); give another folder" in capsys.readouterr().err
+    assert theirs.read_text() == "COCO's own"
+
+
+def test_a_request_that_was_stopped_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(make_scenes, "annotate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make_scenes.make_scenes(tmp_path, train=2, val=1)
+    assert make_scenes.make_scenes(tmp_path, train=2, val=1)["train"]["images"] == 2
+
+
 def test_run_lengths() -> None:
     mask = np.array([[0, 1], [1, 1]], bool)
     assert encode_rle(mask) == {"size": [2, 2], "counts": [1, 3]}

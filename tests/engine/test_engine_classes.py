@@ -14,6 +14,7 @@ from engine.config import load_config
 from engine.evaluate import evaluate_checkpoint
 from engine.weights import head_by_name, read_classes, save_weights
 from models import create_model
+from models.checkpoint import load_pretrained
 from models.errors import UserError
 from tools.pictures.classifier import Classifier
 
@@ -129,6 +130,23 @@ def test_rows_of_the_head_go_with_their_names() -> None:
         assert torch.equal(state[key], torch.stack([theirs[key][3], model.state_dict()[key][1], theirs[key][0]]))
     assert lines == ["head: 2 of 3 classes are those of the weights, by name; the others start anew"]
     assert head_by_name(model, theirs, None, ["x", "y", "z"]) == (theirs, [])  # load_pretrained says the rest
+
+
+def test_both_parts_of_volos_head_go_with_their_names() -> None:
+    """Its logits are a sum of the two: rows of one alone would mix classes."""
+    model = create_model("volo_nano", num_classes=3, img_size=32).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    state, _ = head_by_name(model, model.state_dict(), ["a", "b", "c"], ["c", "a", "b"])
+    other = create_model("volo_nano", num_classes=3, img_size=32).eval()
+    load_pretrained(other, state)
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(other(image), model(image)[:, [2, 0, 1]])
+    wider = create_model("volo_nano", num_classes=5, img_size=32)
+    report = load_pretrained(wider, model.state_dict())
+    parts = [f"{name} (3 classes in the checkpoint, 5 in the model)" for name in ("head", "aux_head")]
+    assert report.replaced_head == ", ".join(parts)
 
 
 def test_imagenets_synsets_are_known_without_names(tmp_path: Path) -> None:

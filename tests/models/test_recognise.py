@@ -10,6 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
+from engine.weights import read_classes, save_weights
 from models import create_model
 from models.checkpoint import convert_state, load_pretrained, read_for
 from models.errors import UserError
@@ -22,6 +23,17 @@ from tools import convert_checkpoint
 def convert(monkeypatch: pytest.MonkeyPatch, source: Path, out: Path) -> int:
     monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", str(source), str(out)])
     return convert_checkpoint.main()
+
+
+def test_a_converted_file_keeps_its_classes_and_wants_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "mine.safetensors", tmp_path / "out.safetensors"
+    save_weights(source, create_model("dw_conv_nano", num_classes=2).state_dict(), {"classes": ["cat", "dog"]})
+    assert convert(monkeypatch, source, out) == 0
+    assert read_classes(out) == ["cat", "dog"]
+    assert convert(monkeypatch, source, tmp_path / "nowhere" / "out.safetensors") != 0
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from engine.weights import save_weights
 from models import build_model
 from models.theory.measure import generic_copy
 from tools import theory_page
-from tools.theory.learned import FAMILIES
+from tools.theory.learned import FAMILIES, load_all
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,26 @@ def test_the_picture_of_weights_has_a_frame_of_each_place_in_each_line(written: 
         near = np.abs(pixels - colour).sum(2) < 12
         _, found = ndimage.label(near, structure=np.ones((3, 3)))
         assert found >= 10
+
+
+def test_runs_are_called_by_their_operator_or_else_by_their_folder(tmp_path: Path) -> None:
+    """An ablation is named after the model that it changes; a name that two runs share tells none apart."""
+    repo, folders = Path(__file__).resolve().parents[2], []
+    for name, base, changes in (
+        ("A", "swin_nano", ["model.mixer=static_window"]),
+        ("B", "swin_nano", ["model.mixer=static_window"]),
+        ("C", "dw_conv_nano", []),
+        ("D", "d_dw_conv_nano", []),
+        ("E", "d_dw_conv_nano", []),
+    ):
+        folders.append(tmp_path / name)
+        config = load_config(repo / f"configs/quickstart/{base}.yaml", [f"output={folders[-1]}", *changes])
+        folders[-1].mkdir()
+        save_weights(folders[-1] / "best.safetensors", build_model(config.model).state_dict(), {})
+        (folders[-1] / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    models = load_all(folders)
+    assert [trained.label for trained in models] == ["A", "B", "DW-Conv.", "D", "E"]
+    assert [trained.name for trained in models] == ["a", "b", "dw_conv", "d", "e"]
 
 
 def test_page_has_every_part(written: Path) -> None:

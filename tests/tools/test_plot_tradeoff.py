@@ -47,6 +47,16 @@ def test_each_panel_holds_the_value_of_each_run(tmp_path: Path) -> None:
         plot.panels([SweepRow(**sweep_row(name="c", config="configs/c.yaml"))], plot.read_speed(path))
 
 
+def test_a_config_that_was_timed_twice_is_refused(tmp_path: Path) -> None:
+    """As it is and fused: one of the two speeds would go by the other's name."""
+    (group,) = SPEED["groups"]
+    rows = [*group["rows"], {"model": "configs/a.yaml+fuse", "images_per_second": 30.0}]
+    path = tmp_path / "speed.json"
+    path.write_text(json.dumps({"groups": [group | {"rows": rows}]}))
+    with pytest.raises(UserError, match=r"configs/a\.yaml was timed more than once"):
+        plot.read_speed(path)
+
+
 def test_no_word_covers_another_where_points_lie_close() -> None:
     """Four runs in nearly one place; the boxes of all words are those that matplotlib draws."""
     names = ["Swin", "D-DW-Conv", "DW-Conv, shared across channels", "I-Dynamic"]

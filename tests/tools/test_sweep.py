@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from whole_records import sweep_row
 
 from models.errors import UserError
 from tools import sweep
@@ -119,6 +120,15 @@ def test_results_are_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> N
     figure.draw(results, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_every_seed_is_inside_the_picture() -> None:
+    """Of five seeds one may lie 1.8 standard deviations away."""
+    scores = [30.0, 30.2, 29.9, 30.1, 36.0]
+    runs = [{"top1": score, "eval_images": 10_000, "seed": seed} for seed, score in enumerate(scores)]
+    row = report.SweepRow(**sweep_row(mean=float(np.mean(scores)), std=float(np.std(scores, ddof=1)), runs=runs))
+    low, high = figure.common_limits([row])
+    assert low < min(scores) and max(scores) < high
 
 
 def test_cells_of_another_day_are_not_trained_again(tmp_path: Path) -> None:

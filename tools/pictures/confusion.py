@@ -89,8 +89,8 @@ def _matrix(axes: Any, table: np.ndarray, names: list[str], cell: int) -> None:
     step = -(-len(names) // LABELS)
     places = range(0, len(names), step)
     shown = [names[place] for place in places]
-    axes.set_xticks(places, shown, rotation=90, fontsize=9)
-    axes.set_yticks(places, shown, fontsize=9)
+    axes.set_xticks(places, shown, rotation=90, fontsize=9, parse_math=False)
+    axes.set_yticks(places, shown, fontsize=9, parse_math=False)
     axes.tick_params(length=2)
     every = "" if step == 1 else f" (one name in {step})"
     axes.set_xlabel(f"taken for{every}", fontsize=11)
@@ -117,7 +117,7 @@ def _write_lists(figure: Figure, lists: dict[str, Entries], left: float, top: fl
         figure.text(left, top, head, fontsize=11, va="top", weight="bold")
         for entry in entries:
             top -= line
-            figure.text(left, top, _row(entry), fontsize=8.5, va="top", family="monospace")
+            figure.text(left, top, _row(entry), fontsize=8.5, va="top", family="monospace", parse_math=False)
         top -= 2 * line
 
 

@@ -73,8 +73,8 @@ def sampling_error(row: SweepRow) -> float:
 def common_limits(rows: list[SweepRow]) -> tuple[float, float]:
     """One range for all panels, so that a difference has the same length everywhere."""
     errors = [max(sampling_error(row), row.std or 0.0) for row in rows]
-    low = min((row.level - error for row, error in zip(rows, errors, strict=True)), default=0.0)
-    high = max((row.level + error for row, error in zip(rows, errors, strict=True)), default=100.0)
+    low = min((min(row.level - error, *row.scores) for row, error in zip(rows, errors, strict=True)), default=0.0)
+    high = max((max(row.level + error, *row.scores) for row, error in zip(rows, errors, strict=True)), default=100.0)
     margin = 0.05 * (high - low) + 0.1
     return low - margin, high + margin
 

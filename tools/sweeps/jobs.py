@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.config import load_config
 from engine.files import write_atomic
 from engine.records import DenseResult, RunResult, read_result
 from engine.runfolder import FREE, check_same_run, departures
 from engine.schema import Config
-from models import build_model
-from models.cost import Cost, model_cost
+from models.cost import Cost, config_cost
 from models.errors import UserError
 from tools.sweeps.grid import Grid, RunSpec
 
@@ -148,10 +145,7 @@ class ClassifierJob(Job):
 
     def cost(self) -> tuple[Cost, int | list[int]]:
         config = self.resolved().model
-        size = config.img_size
-        with torch.device("meta"):
-            model = build_model(config)
-        return model_cost(model, (size, size) if isinstance(size, int) else size), size
+        return config_cost(config), config.img_size
 
     def _kept(self, result: RunResult) -> dict[str, Any]:
         return {key: getattr(result, key) for key in ("top1", "top5", "best_top1", *SPEED, *SHARED)}

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from engine.config import load_config
 from engine.schema import Config
-from models import build_model
-from models.cost import Cost, model_cost
+from models.cost import Cost, config_cost
 from models.errors import UserError
 from tools.tables.loading import ROOT
 from tools.tables.printed import COSTS
@@ -66,15 +63,10 @@ def count(config: str, counter: str) -> Cost:
     Raises:
         UserError: the config cannot be read or its model cannot be built.
     """
-    model_config = row_config(config).model
-    size = model_config.img_size
     try:
-        with torch.device("meta"):
-            model = build_model(model_config)
+        return config_cost(row_config(config).model, counter=counter)
     except ValueError as error:
         raise UserError(f"{config}: {error}") from None
-    image = (size, size) if isinstance(size, int) else size
-    return model_cost(model, image, counter=counter)
 
 
 def cost_of(table: Table, row: Row, task: Task, proofs: dict[str, ExpectedCost]) -> RowCost | None:

@@ -1,5 +1,6 @@
 """Learned weights of trained models, side by side."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from models.errors import UserError
 from models.mixers.base import Mixer
 from models.theory.windows import Window, window_of
 from models.zoo import FAMILIES
+from tools.plot import run_labels
 from tools.theory.draw import colored, enlarged, png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +32,24 @@ ROOT = Path(__file__).resolve().parents[2]
 class Trained:
     """A model with its weights, and where they come from."""
 
-    name: str
     config: Config
     model: nn.Module
     folder: Path
+    label: str = ""
+    """What tells it from the others that it is shown with (:func:`load_all`)."""
+
+    @property
+    def name(self) -> str:
+        """The label as a part of a file's name; of one of the four operators its family."""
+        family = self.family
+        return family if family and self.label == LABELS[family] else re.sub(r"[^a-z0-9]+", "_", self.label.lower())
+
+    @property
+    def family(self) -> str | None:
+        """Which of the four operators its own mixer is, None where the config has another or other options."""
+        found = self.config.model.name.rpartition("_")[0]
+        changed = self.config.model.mixer is not None or bool(self.config.model.mixer_args)
+        return found if found in LABELS and not changed else None
 
     def mixers(self) -> list[Mixer]:
         """The mixer of the first block of each stage."""
@@ -67,7 +83,21 @@ def load_trained(folder: Path) -> Trained:
     first = getattr(model, "stages", None)
     if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):
         raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
-    return Trained(config.model.name.removesuffix("_nano"), config, model, folder)
+    return Trained(config, model, folder)
+
+
+def load_all(folders: Sequence[Path]) -> list[Trained]:
+    """The models of some run folders, each with a label of its own: the operator's, else what its path has for itself.
+
+    Raises:
+        UserError: as :func:`load_trained`.
+    """
+    models, paths = [load_trained(folder) for folder in folders], run_labels(list(folders))
+    families = [trained.family for trained in models]
+    for trained, path in zip(models, paths, strict=True):
+        alone = trained.family is not None and families.count(trained.family) == 1
+        trained.label = LABELS[trained.family] if alone and trained.family else path
+    return models
 
 
 def mixer_inputs(trained: Trained, image: Tensor) -> list[Tensor]:
@@ -154,7 +184,7 @@ def picture_of(window: Window, limit: float, *, pixels: int = 84) -> bytes:
 def _row(trained: Trained, windows: list[Window]) -> PictureRow:
     """One scale of colours for all windows of an operator, so that they can be compared."""
     limit = max(float(window.weights.abs().max()) for window in windows)
-    return PictureRow(LABELS.get(trained.name, trained.name), [picture_of(window, limit) for window in windows])
+    return PictureRow(trained.label, [picture_of(window, limit) for window in windows])
 
 
 def places_of_interest(image: Tensor, size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from models.theory.windows import Window, window_of
-from tools.theory.learned import LABELS, Trained, mixer_inputs, places_of_interest
+from tools.theory.learned import Trained, mixer_inputs, places_of_interest
 
 PLACE_COLOURS = ("#e6550d", "#31a354", "#3182bd")
 PLACES = len(PLACE_COLOURS)
@@ -38,8 +38,8 @@ def draw(models: Sequence[Trained], images: Sequence[Tensor], path: Path) -> Non
                 axis = figure.add_subplot(grid[line + 1, index * (PLACES + 1) + place])
                 _window(axis, window, limit, PLACE_COLOURS[place])
                 if index == place == 0:
-                    label = LABELS.get(trained.name, trained.name).replace(" (", "\n(")
-                    axis.set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center")
+                    label = trained.label.replace(" (", "\n(")
+                    axis.set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
