@@ -13,7 +13,7 @@ from data.cache import CachedReader
 from data.classes import imagenet_classes, load_classes, match_classes, shown_names, without_images
 from data.config import DataConfig
 from data.dataset import BatchDataset
-from data.decode import is_turned
+from data.decode import decode, is_turned
 from data.errors import CorruptImageError
 from data.image_list import ImageList, random_part
 from data.readers import Reader, open_reader, quick_classes
@@ -145,6 +145,15 @@ class TrainLoader(_Loader):
         for batch in self._pipeline.batches(self._sampler):
             self._count(batch)
             yield batch
+
+    def take_up(self, listed: dict[str, str]) -> None:
+        """Count images, by name, that an earlier part of the run has replaced, but for those that can be read now."""
+        for index in range(self.num_images if listed else 0):
+            if self.name(index) in listed:
+                try:
+                    decode(self.reader.open(index), self._pipeline.cfg.channels)
+                except CorruptImageError as error:
+                    self.replaced[index] = Replacement(index, index, str(error))
 
     def _count(self, batch: Batch) -> None:
         self.replaced.update({entry.index: entry for entry in batch.replaced})

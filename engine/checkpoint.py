@@ -44,9 +44,14 @@ class CheckpointFolder:
     def save(self, step: int, state: Any) -> None:
         """Write the state after ``step`` optimiser steps, then remove the oldest beyond ``keep``.
 
+        An intact checkpoint of that step stays as it is: nothing is trained between two saves of one step, and to
+        replace it would leave none for a moment.
+
         Raises:
             OSError: it could not be written; the earlier checkpoints are intact.
         """
+        if self._path(step).is_file() and _read(self._path(step))[0] is None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(self.folder)
         tensors, tree = pack(state)

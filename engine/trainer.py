@@ -1,6 +1,5 @@
 """The loop of a run: epochs of steps, checkpoints between them, evaluation after them."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ from engine.build import (
     load_initial,
     plain_model,
 )
-from engine.checkpoint import CheckpointFolder, CheckpointSaver, try_writing
+from engine.checkpoint import CheckpointFolder, CheckpointSaver
 from engine.class_weights import weigh
 from engine.config import Config, check_batch
 from engine.distributed import World
 from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy, evaluate
-from engine.files import write_atomic
 from engine.freeze import freeze, train_mode
 from engine.identity import check_same, identity
 from engine.journal import Journal
@@ -37,6 +35,7 @@ from engine.outputs import OutputWriter
 from engine.patience import reason_to_end
 from engine.reader import BEHIND, StepReader
 from engine.records import EpochRecord, RunResult
+from engine.replaced import ReplacedImages
 from engine.signals import StopRequest
 from engine.step import StepResult, train_step
 from engine.watchdog import Watchdog
@@ -73,6 +72,9 @@ class Trainer:
         if saved is not None:
             check_same(saved.state.get("data"), self.state.data, config.output)
             self.state.restore(saved.state)
+        self.replaced = ReplacedImages(config.output, self.loader, world, config.data.max_corrupt)
+        if saved is not None:
+            self.replaced.take_up()
         distribute(self.state, config, world)
         mix = build_mixup(config.data, config.model.num_classes)
         self.mix = weigh(mix, config.train.class_weights, self.loader)
@@ -193,6 +195,7 @@ class Trainer:
         if stopped:
             self._stop()
         if failed:
+            self.replaced.list()
             faults = [f"rank {rank}: {text}" for rank, text in enumerate(self.world.gather(fault)) if text]
             raise TrainingFailed("training cannot read its images: " + "; ".join(faults))
         return part
@@ -235,7 +238,7 @@ class Trainer:
             step=progress.step,
             skipped=progress.skipped,
             train_loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
-            replaced_images=self._replaced(),
+            replaced_images=self.replaced.count(),
         )
         if accuracy is not None:
             found: dict[str, Any] = {"top1": accuracy.top1, "top5": accuracy.top5, "images": accuracy.images}
@@ -258,23 +261,3 @@ class Trainer:
         except RunStopped:
             self._stop()
             raise
-
-    def _replaced(self) -> int:
-        """Unreadable images so far, over all ranks; rank 0 keeps their list."""
-        path = self.config.output / "replaced.json"
-        own = {self.loader.name(i): entry.reason for i, entry in self.loader.replaced.items()}
-        if self.world.is_main and path.is_file():  # this run has gone on: the loader knows only what it met itself
-            own = json.loads(path.read_text()) | own
-        found: dict[str, str] = {}
-        for part in self.world.gather(own):
-            found |= part
-        allowed = self.config.data.max_corrupt * self.loader.num_images
-        if len(found) > allowed:
-            raise TrainingFailed(
-                f"{len(found)} of {self.loader.num_images} training images cannot be read, above "
-                f"data.max_corrupt={self.config.data.max_corrupt:g}; see replaced.json"
-            )
-        if found and self.world.is_main:
-            text = json.dumps(dict(sorted(found.items())), indent=1).encode()
-            try_writing(str(path), lambda: write_atomic(path, text))
-        return len(found)

@@ -60,6 +60,8 @@ def _check_categories(categories: list[dict[str, Any]], classes: list[str], path
     for name in classes:
         if name not in names:
             raise UserError(f"{path}: has no category {name!r}; {hint(str(name), map(str, names))}")
+        if list(names).count(name) > 1:
+            raise UserError(f"{path}: has the category {name!r} more than once; labels are numbered by name")
     order = [name for name in names if name in classes]
     if classes and order != classes:
         at = next(index for index, pair in enumerate(zip(order, classes, strict=False)) if pair[0] != pair[1])

@@ -41,6 +41,10 @@ class Bfloat16OptimWrapper(OptimWrapper):
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 
 
+def _is_plain(value: object) -> bool:
+    return all(isinstance(item, _PLAIN_TYPES) for item in (value if isinstance(value, list) else [value]))
+
+
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
     """Leave out of checkpoints what only unsafe unpickling could read: the buffers that smooth the log's numbers.
@@ -56,7 +60,7 @@ class PlainCheckpointHook(Hook):
         info = {
             key: value.item() if isinstance(value, np.generic) else value for key, value in hub["runtime_info"].items()
         }
-        info = {key: value for key, value in info.items() if isinstance(value, _PLAIN_TYPES)}
+        info = {key: value for key, value in info.items() if _is_plain(value)}
         keys = {key: value for key, value in hub["resumed_keys"].items() if key in info}
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": keys}
 
@@ -76,6 +80,22 @@ class StartHook(Hook):
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             for line in load_start(model, self.path):
                 runner.logger.warning(line)
+
+
+def _lacks_validation(runner: Runner) -> bool:
+    """Whether the checkpoint that a run goes on from was to be validated, and no line of ``log.jsonl`` says it was.
+
+    Of the last checkpoint the end of the run takes care.
+    """
+    loop, lacking = runner.train_loop, [False]
+    if is_main_process() and runner.val_loop is not None and 0 < runner.iter < runner.max_iters:
+        at = runner.iter if isinstance(loop, IterBasedTrainLoop) else runner.epoch
+        ended = isinstance(loop, IterBasedTrainLoop) or runner.iter == runner.epoch * len(loop.dataloader)
+        lines = log_lines(Path(runner.work_dir, "log.jsonl"))
+        written = any(values["iteration"] == runner.iter for _, values in lines)
+        lacking = [ended and at >= loop.val_begin and at % loop.val_interval == 0 and not written]
+    broadcast_object_list(lacking)  # validation takes all ranks
+    return lacking[0]
 
 
 def number(value: float) -> float | None:
@@ -140,7 +160,7 @@ class CurveHook(Hook):
 class ResultHook(Hook):
     """Leave `result.json` in the run folder, as train_cls.py does: what the last weights were measured to do.
 
-    Last weights that have not been validated, as after a stop in the middle of that, are validated at the end. A
+    A validation that a stop has cut off is made when the run goes on, that of the last weights at the end. A
     finished run that is only resumed keeps its record; one that trains anew in the same folder replaces it.
     """
 
@@ -155,6 +175,8 @@ class ResultHook(Hook):
         self._metrics: dict[str, float] = {}
         if runner.iter < runner.max_iters and is_main_process():
             Path(runner.work_dir, RunFolder.RESULT).unlink(missing_ok=True)  # its weights will not be the last
+        if _lacks_validation(runner):
+            runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remember the metrics and the iteration that they belong to."""

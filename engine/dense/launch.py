@@ -34,6 +34,7 @@ from engine.dense.arguments import (
 )
 from engine.dense.checks import check_checkpoint, check_class_names, check_config, check_datasets
 from engine.dense.hooks import number
+from engine.dense.keeping import keep_whole_checkpoints
 from engine.dense.recipe import LEFT_OUT, config_name, keep_recipe, recipe
 from engine.dense.replay import make_exact
 from engine.dense.weights import load_model, read_checkpoint
@@ -80,8 +81,10 @@ def train(task: str, argv: list[str] | None = None) -> None:
     if not args.skip_data_check:
         check_datasets(config, ("train", "val"))
     _check_resumed_classes(config, resumed)
+    keep_whole_checkpoints(config)
     config.custom_hooks = [
         *config.get("custom_hooks", []),
+        {"type": "SharedStatisticsHook"},
         {"type": "PlainCheckpointHook"},
         {"type": "CurveHook"},
         {"type": "ResultHook", "precision": learned["precision"]},

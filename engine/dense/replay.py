@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset
 
 from data.workers import end_with_parent
+from models.errors import UserError
 
 
 def seed_all(*key: int) -> None:
@@ -84,6 +85,7 @@ class ReplayedBatches:
             else BatchSampler(**arguments, drop_last=drop_last)
         )
         self.sampler, self.seed, self.start = sampler, seed, 0  # the library sets the sampler's epoch
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -101,20 +103,42 @@ class ReplayHook(Hook):
     """Begins at the batch after the last one that a checkpoint has seen, and seeds each step."""
 
     priority = "VERY_HIGH"
+    _images: int | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Pass over the batches that were trained."""
         loop = runner.train_loop
         batches = loop.dataloader.batch_sampler
+        self._check_same_batches(runner)
         if not isinstance(loop, IterBasedTrainLoop):
-            batches.start = runner.iter % len(batches)
+            batches.start = runner.iter - runner.epoch * len(batches)  # at the end of an epoch: all of them
         elif isinstance(batches.sampler, InfiniteSampler) and hasattr(loop.dataloader_iterator, "skip_iter"):
             # The library's own way reads all images up to there.
             loop.dataloader_iterator.skip_iter = partial(setattr, batches, "start")
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep how many images an iteration has, by which a place among the batches is known again."""
+        checkpoint["images_per_iteration"] = _images_per_iteration(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Remember how many it had; checkpoints of before December 2026 do not say."""
+        self._images = checkpoint.get("images_per_iteration")
+
+    def _check_same_batches(self, runner: Runner) -> None:
+        before, now = self._images, _images_per_iteration(runner)
+        if runner.iter and before not in (None, now):
+            raise UserError(
+                f"--resume: the run was begun with {before} images an iteration over all processes, now it has {now}: "
+                f"the batches that it has seen are not known; go on with {before}"
+            )
+
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Stochastic depth, dropout and sampled boxes follow from the step."""
         seed_all(runner.seed, runner.iter, get_rank())
+
+
+def _images_per_iteration(runner: Runner) -> int:
+    return runner.train_loop.dataloader.batch_sampler.batch_size * get_world_size()
 
 
 @FUNCTIONS.register_module()

@@ -77,6 +77,23 @@ def test_a_checkpoint_is_what_sha256sum_reads_and_others_can_open(tmp_path: Path
     assert (head["format"], head["step"]) == ("run-state-1", 7)
 
 
+def test_an_intact_checkpoint_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop between two steps saves a step twice: a full disk must not take what is there."""
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(7, Run(7).to_save())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    folder.save(7, Run(7).to_save())
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    damage(tmp_path, 7)
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(7, Run(7).to_save())
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_so_many_are_kept_and_remains_of_others_go(tmp_path: Path, keep: int) -> None:
     folder = CheckpointFolder(tmp_path, keep)

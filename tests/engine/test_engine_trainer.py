@@ -19,6 +19,7 @@ from engine.errors import RankFailed, RunStopped, TrainingFailed
 from engine.evaluate import Accuracy
 from engine.logs import Trackers
 from engine.records import RunResult
+from engine.replaced import ReplacedImages
 from engine.run import train
 from engine.trainer import Trainer
 from models.errors import UserError
@@ -264,14 +265,17 @@ def test_replaced_images_are_counted_and_listed(small_runs: SmallRuns, broken_im
     assert list(listed) == [broken_image] and "005.png" in listed[broken_image]
 
 
-def test_replaced_images_of_before_a_stop_stay_in_the_list(small_runs: SmallRuns, broken_image: str) -> None:
-    """A run that goes on counts what it met before, too."""
-    output = small_runs.folder()
-    output.mkdir(parents=True)
-    (output / "replaced.json").write_text(json.dumps({"class0/earlier.png": "was broken"}))
-    go(small_runs, output, "data.max_corrupt=0.05")  # two of 40
-    assert [record["replaced_images"] for record in log_of(output, "epoch")][-1] == 2
-    assert list(json.loads((output / "replaced.json").read_text())) == ["class0/earlier.png", broken_image]
+def test_replaced_images_of_before_a_stop_count_unless_mended(small_runs: SmallRuns, broken_image: str) -> None:
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    loader, _ = trainer.build_loaders(load_config(small_runs.config, world_size=1), alone)
+    found = ReplacedImages(small_runs.folder(), loader, alone, allowed=0.0)
+    found._path.parent.mkdir(parents=True)
+    mended = loader.name(0)
+    found._path.write_text(json.dumps({broken_image: "was broken", mended: "was broken", "gone.png": "is no more"}))
+    found.take_up()
+    with pytest.raises(TrainingFailed, match="1 of 40 training images cannot be read"):
+        found.count()
+    assert list(json.loads(found._path.read_text())) == [broken_image]  # written before the run ends
 
 
 def test_more_replaced_images_than_allowed_end_the_run(small_runs: SmallRuns, broken_image: str) -> None:
