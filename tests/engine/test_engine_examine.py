@@ -85,6 +85,10 @@ def test_every_figure_of_an_evaluation(small_runs: SmallRuns, weights: Path, mon
         "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         **{"seconds": seconds, "ranks": 1, "precision": "fp32", "device": "a cpu", "batch_size": 4, "commit": "f00d"},
         "per_class": per_class,
+        "settings": {
+            **{"model.name": "dw_conv_nano", "model.num_classes": 4, "model.img_size": 32},
+            **{"model.embed_dim": 8, "model.depths": [1, 1, 1, 1]},
+        },
     }
     table = np.zeros((4, 4), int)
     for label, guess in pairs:
