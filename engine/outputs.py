@@ -31,8 +31,7 @@ class OutputWriter:
     def publish(self, state: TrainState, accuracy: Accuracy | None) -> None:
         """Write the last weights, and the best ones when ``accuracy`` is the highest top-1 so far."""
         progress = state.progress
-        best = accuracy is not None and accuracy.top1 > progress.best_top1
-        if accuracy is not None and best:
+        if best := accuracy is not None and accuracy.top1 > progress.best_top1:
             progress.best_top1, progress.best_epoch = accuracy.top1, progress.epoch
         if not self._world.is_main:
             return

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError
-from .layers import DepthwiseConv, apply_nchw, build_norm, build_pool, normalize, still_statistics
+from .layers import DepthwiseConv, StillStatistics, apply_nchw, build_norm, build_pool, normalize
 from .mixers import build_mixer, mixer_class
 from .mixers.base import BlockInfo
 from .timm_protocol import TimmProtocol
@@ -140,21 +140,7 @@ class Stage(nn.Module):
 
 def _recompute(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of a block's forward pass and of its repetition."""
-    return nullcontext(), nullcontext() if torch.compiler.is_compiling() else _Uncounted(block)
-
-
-class _Uncounted(AbstractContextManager[None]):
-    """``still_statistics`` as often as it is entered: each walk back through a graph that is kept repeats the block."""
-
-    def __init__(self, block: nn.Module) -> None:
-        self._block = block
-
-    def __enter__(self) -> None:
-        self._inner = still_statistics(self._block)
-        self._inner.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._inner.__exit__(*error)
+    return nullcontext(), nullcontext() if torch.compiler.is_compiling() else StillStatistics(block)
 
 
 # Smallest and largest value of each number; the upper ends are far from any use and keep a slip from filling memory.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -137,17 +137,23 @@ def build_pool(kind: str) -> nn.Module:
     return GlobalAvgPool() if kind else nn.Identity()
 
 
-@contextmanager
-def still_statistics(module: nn.Module) -> Iterator[None]:
-    """Let the batch norms of a module normalise by the batch without counting it in their running statistics."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm, buffers in zip(norms, kept, strict=True):
-        norm._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+class StillStatistics(AbstractContextManager[None]):
+    """Lets the batch norms of a module normalise by the batch without counting it in their running statistics.
+
+    It may be entered again: each walk back through a graph that is kept computes a checkpointed block anew.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __enter__(self) -> None:
+        norms = (m for m in self._module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
+        self._kept = [(norm, dict(norm._buffers)) for norm in norms]
+        for norm, buffers in self._kept:
+            norm._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+
+    def __exit__(self, *error: Any) -> None:
+        for norm, buffers in self._kept:
             norm._buffers.update(buffers)
 
 

@@ -36,8 +36,8 @@ from torch import nn
 
 from engine.config import load_config
 from engine.files import write_atomic
-from models import build_model, create_model
-from models.cost import Cost, model_cost
+from models import create_model
+from models.cost import Cost, config_cost, model_cost
 from models.errors import UserError
 from models.zoo import takes
 from tools.tables.costs import DENSE_COSTS
@@ -46,12 +46,8 @@ from tools.text import aligned
 
 
 def build(target: str, img_size: int | None) -> tuple[nn.Module, tuple[int, int]]:
-    """The model that a name or config stands for, on the meta device, and its input size (height, width)."""
+    """The model that a name stands for, on the meta device, and its input size (height, width)."""
     with torch.device("meta"):
-        if target.endswith((".yaml", ".yml")):
-            config = load_config(target, [] if img_size is None else [f"model.img_size={img_size}"]).model
-            size = config.img_size
-            return build_model(config), (size, size) if isinstance(size, int) else tuple(size)
         if target.startswith("timm:"):
             model: Any = create_model(target)
             size = img_size or model.default_cfg["input_size"][-1]
@@ -67,6 +63,9 @@ def measure(target: str, img_size: int | None, counter: str) -> dict[str, Any]:
     """One row of the JSON output; ``aggregation_macs`` is I-Dynamic's window sum, which ``macs`` leaves out."""
     if target.endswith(".py"):
         cost = measure_dense(target, counter, img_size)
+    elif target.endswith((".yaml", ".yml")):
+        config = load_config(target, [] if img_size is None else [f"model.img_size={img_size}"])
+        cost = config_cost(config.model, counter=counter)
     else:
         model, size = build(target, img_size)
         cost = model_cost(model, size, counter=counter)

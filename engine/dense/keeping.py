@@ -6,15 +6,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from engine.batchnorm import BatchNormStats
+from engine.distributed import World
 from engine.files import flush_folder, write_atomic
 
 
@@ -85,17 +85,6 @@ def keep_whole_checkpoints(config: Config) -> None:
         wanted["type"] = "WholeCheckpointHook"
 
 
-class _Processes:
-    """What :class:`engine.batchnorm.BatchNormStats` needs of the processes."""
-
-    def __init__(self) -> None:
-        self.size = get_world_size()
-
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        all_reduce(values)
-        return values
-
-
 @HOOKS.register_module()
 class SharedStatisticsHook(Hook):
     """Average the running statistics of batch norms over the processes after each iteration, as classifiers' runs do.
@@ -106,10 +95,11 @@ class SharedStatisticsHook(Hook):
     priority = "VERY_HIGH"  # before a checkpoint is written
 
     def before_train(self, runner: Runner) -> None:
-        """Find the statistics."""
+        """Find the statistics and the processes."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._statistics = BatchNormStats(model)
+        self._world = World(get_rank(), get_world_size(), next(model.parameters()).device)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Average."""
-        self._statistics.average(_Processes())  # type: ignore[arg-type]
+        self._statistics.average(self._world)

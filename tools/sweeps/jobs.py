@@ -120,7 +120,7 @@ class ClassifierJob(Job):
 
     def recipe(self) -> str:
         config = self.resolved().model_dump(mode="json", exclude_defaults=True)
-        # A run that goes on keeps these; one that begins anew with others is another run.
+        # A run may go on with another accumulation or precision; one that begins so, or from other weights, is another.
         train = {*FREE["train"], "seed"} - {"accumulation"}
         free = {
             "data": FREE["data"],
