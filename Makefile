@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: reproduce faults help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-rivals bench-gpu clean
+.PHONY: reproduce faults mutants help setup setup-dense quickstart quickstart-detection quickstart-segmentation theory test test-slow check tables bench bench-rivals bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,7 +45,7 @@ quickstart-detection quickstart-segmentation: quickstart-%: $(DENSE_STAMP)
 quickstart-detection:  ## a nano detector on scenes of real digits: AP and pictures
 quickstart-segmentation:  ## a nano segmentor on the same scenes: mIoU and pictures
 
-faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (about half an hour)
+faults: $(CORE_STAMP)  ## break small runs on purpose, count what comes of it (a quarter of an hour)
 	$(PY) -m tests.faults
 
 mutants: $(DEV_STAMP)  ## write small faults into the code, count which the tests notice (SAMPLE=N of each module; all take hours)

@@ -90,7 +90,7 @@ def share(counter: Callable[[nn.Module], float], model: nn.Module, macs: int) ->
         return f"no {error.name}"
 
 
-@cli.command("counters.py")
+@cli.command("counters")
 def main() -> None:
     """Print a row for each model and a column for each counter."""
     parser().parse_args()

@@ -77,7 +77,7 @@ def raw_batch(count: int, size: int) -> RawBatch:
     return RawBatch(BatchKey(0, 0, 0, indices, indices), [0] * count, boxes, np.concatenate(noise), pixels=pixels)
 
 
-@cli.command("loop.py")
+@cli.command("loop")
 def main() -> None:
     """Print the table."""
     options = parser().parse_args()

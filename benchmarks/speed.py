@@ -143,7 +143,7 @@ def measure(options: argparse.Namespace, groups: list[suites.TimingGroup]) -> di
     return {**found, "ceilings": ceiling, "groups": results, "operators": operators}
 
 
-@cli.command("benchmark.py")
+@cli.command("speed")
 def main() -> None:
     """Run the comparison."""
     options = checked(parser().parse_args())

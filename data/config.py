@@ -93,7 +93,7 @@ class DataConfig(_Section):
     index: Path | None = None
     """Folder of the index files; by default `root`. Written by tools/prepare_imagenet.py."""
     classes: str | None = None
-    """Which classes the labels mean: `imagenet_a`, `imagenet_r`, `imagenet_v2`, or a file with one name a line."""
+    """Which classes the labels mean: `imagenet`, `imagenet_a`, `imagenet_r`, `imagenet_v2`, or a file of names."""
     channels: Literal[1, 3] = 3
     """Must equal `model.in_chans`. Grey images are copied to 3 channels, colour ones made grey for 1."""
     mean: tuple[float, ...] = IMAGENET_MEAN

@@ -67,7 +67,7 @@ def run(configs: dict[str, Config], figure: Path) -> None:
     print(f"runs, logs and weights: {figure.parent}   (this call: {time.monotonic() - begin:.0f} s)")
 
 
-@cli.command("error")
+@cli.command("quickstart")
 def main() -> None:
     args = parser().parse_args()
     configs = {}

@@ -3,8 +3,8 @@
 RUN is the folder of a finished training, of a classifier, detector or segmentor, whose config is that of a row; its
 weights must be the ones that its record names. `--evaluation FILE` takes the JSON line that eval_cls.py (with
 `--config CONFIG`, the row's), detection/test.py or segmentation/test.py printed, for weights from elsewhere or other
-labels. `--speed REPORT.json` takes the inference speeds of a report of benchmarks/speed.py. Nothing else writes
-configs/tables/results.yaml; `--dry-run` shows what would be added to it.
+labels. `--speed REPORT.json` takes the inference speeds of a report of benchmarks/speed.py. Only this and
+tools/reproduce.py write configs/tables/results.yaml; `--dry-run` shows what would be added to it.
 """
 
 import argparse
