@@ -55,7 +55,7 @@ theory: $(CORE_STAMP)  ## the paper's theory, measured: runs/theory/index.html
 	$(PY) tools/theory_page.py
 
 test: $(DEV_STAMP) $(DENSE_STAMP)  ## the whole default suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
 
 test-slow: $(DEV_STAMP) $(DENSE_STAMP)  ## the tests that take minutes each
 	$(PY) -m pytest -m slow

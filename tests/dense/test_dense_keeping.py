@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.runner import Runner
 
 from engine.dense.launch import train
-from engine.dense.weights import read_checkpoint
+from engine.dense.weights import read_checkpoint, read_model
 from models.errors import UserError
 from tests.dense.test_dense_runs import CONFIGS, ROOT, losses, options
 
@@ -75,31 +76,35 @@ def test_an_epoch_that_a_checkpoint_ends_is_not_trained_again(scenes: Path, tmp_
         assert len(losses(tmp_path)) == steps
 
 
-def test_all_processes_validate_the_network_that_is_saved(scenes: Path, tmp_path: Path) -> None:
-    """Each normalises by its own images; the running statistics become their mean, as a classifier's do."""
+def test_two_processes_share_a_batch_and_validate_the_network_that_is_saved(scenes: Path, tmp_path: Path) -> None:
+    """torchrun with two ranks over gloo on the CPU. Each normalises by its own images; the running statistics become
+    their mean, as a classifier's do.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     places = options("segmentation", scenes, tmp_path / "two", 2)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     code = (
-        "import sys, torch; sys.argv = sys.argv[1:]\n"
-        "from engine.dense import hooks, launch\n"
+        "import runpy, sys, torch; sys.argv = sys.argv[1:]\n"
+        "from engine.dense import hooks\n"
         "seen = hooks.ResultHook.after_val_epoch\n"
         "def after(self, runner, metrics=None):\n"
         "    seen(self, runner, metrics)\n"
         "    values = {k: v for k, v in runner.model.module.state_dict().items() if 'running' in k}\n"
         f"    torch.save(values, {str(tmp_path)!r} + f'/rank{{torch.distributed.get_rank()}}.pt')\n"
         "hooks.ResultHook.after_val_epoch = after\n"
-        "launch.train('segmentation', sys.argv[1:])\n"
+        f"runpy.run_path({str(ROOT / 'segmentation/train.py')!r}, run_name='__main__')\n"
     )
     script = tmp_path / "watched.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}")
     command += [str(script), "train.py", SEGMENTATION, *places]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    import torch
-
+    work = tmp_path / "two"
+    assert len(losses(work)) == 2 and json.loads((work / "result.json").read_text())["metrics"]["mIoU"] >= 0
+    state, meta = read_model(work / "iter_2.pth")
+    assert meta["iter"] == 2 and all(value.isfinite().all() for value in state.values())
     one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    saved = read_checkpoint((tmp_path / "two" / "last_checkpoint").read_text())["state_dict"]
+    saved = read_checkpoint((work / "last_checkpoint").read_text())["state_dict"]
     assert len(one) > 4
     for key, value in one.items():
         assert torch.equal(value, two[key]) and torch.equal(value, saved[key]), key

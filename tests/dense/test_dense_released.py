@@ -123,12 +123,11 @@ def tables_for(evaluation: Evaluation, folder: Path, images: int) -> Path:
 
 
 def test_a_part_from_a_released_file_to_the_cells(
-    evaluation: Evaluation, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    evaluation: Evaluation, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     release = evaluation.release
     _, script, *arguments = evaluation.command(save(release, tmp_path), 1)
     assert script == str(ROOT / release.task / "test.py")
-    monkeypatch.setattr(Config, "pretty_text", "")  # its printer takes most of the seconds
     capfd.readouterr()
     run_test(release.task, arguments)
     evaluation.log.write_text(capfd.readouterr().out)

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from mmseg.structures import SegDataSample
 
 from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
-from engine.dense.weights import load_model, load_start, read_checkpoint, read_model
+from engine.dense.weights import load_model, load_start, read_checkpoint
 from engine.weights import file_hash
 from models.errors import UserError
 
@@ -128,19 +126,6 @@ def watch_record(work: Path, run) -> None:
         patch.setattr(OptimWrapper, "update_params", update)
         run()
     assert seen and not any(seen)
-
-
-def test_two_processes_share_a_batch(scenes: Path, tmp_path: Path) -> None:
-    """torchrun with two ranks over gloo on the CPU: the run ends with a checkpoint."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["segmentation/train.py", CONFIGS["segmentation"], *options("segmentation", scenes, tmp_path, 2)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(losses(tmp_path)) == 2
-    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["mIoU"] >= 0
-    state, meta = read_model(tmp_path / "iter_2.pth")
-    assert meta["iter"] == 2 and all(value.isfinite().all() for value in state.values())
 
 
 def build(task: str) -> torch.nn.Module:

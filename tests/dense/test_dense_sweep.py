@@ -1,8 +1,6 @@
 """Sweeps that train segmentors from the weights of classifiers of the same sweep."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from data.prepare.scenes import make_digits
 from models import build_model
 from models.errors import UserError
 from models.mm import ZooBackbone
+from tools import sweep
 from tools.sweeps.grid import load_grid
 from tools.sweeps.jobs import jobs
 from tools.sweeps.report import METRICS, SweepRow
@@ -46,14 +45,17 @@ def grid_file(folder: Path, scenes: Path, **changes: str) -> Path:
     return path
 
 
-def test_segmentors_start_from_classifiers_of_the_sweep(scenes: Path, tmp_path: Path) -> None:
+def test_segmentors_start_from_classifiers_of_the_sweep(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_digits(tmp_path / "digits", each=20)
     grid = grid_file(tmp_path, scenes)
-    command = [sys.executable, "tools/sweep.py", str(grid), "--output", str(tmp_path / "runs")]
-    command += ["--save", str(tmp_path / "kept.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mIoU (%)" in done.stdout and "top-1" not in done.stdout
+    arguments = [str(grid), "--output", str(tmp_path / "runs"), "--save", str(tmp_path / "kept.json")]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["sweep.py", *arguments])
+    assert sweep.main() == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "mIoU (%)" in printed and "top-1" not in printed
     rows = {row["name"]: row for row in json.loads((tmp_path / "kept.json").read_text())["rows"]}
     result = json.loads((tmp_path / "runs/started/seed0/result.json").read_text())
     assert rows["started"]["mean"] == rows["started"]["runs"][0]["mIoU"] == result["metrics"]["mIoU"]

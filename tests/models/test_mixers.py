@@ -90,7 +90,7 @@ def test_a_network_around_it_keeps_its_logits_when_fused(mixer_case: MixerCase) 
 
 
 def test_a_network_around_it_is_exported(mixer_case: MixerCase) -> None:
-    net = mixer_case.network(depths=(1, 1, 1, 1)).eval()
+    net = mixer_case.network(depths=(1, 1), num_heads=(2, 2)).eval()
     image = torch.randn(2, 3, 64, 64)
     exported = torch.export.export(net, (image,)).module()
     with torch.no_grad():

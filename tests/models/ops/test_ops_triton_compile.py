@@ -1,11 +1,14 @@
 """Every launch of a training step is compiled without a GPU; it must fit the card and keep its sums in registers."""
 
+from functools import cache
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.gpu_launches import Launch, launches_of
+from benchmarks.gpu_launches import Launch
+from benchmarks.gpu_launches import launches_of as record_launches
 from benchmarks.gpu_programs import SHARED_LIMIT, read_program
 
 MODELS = [f"{family}_{size}" for family in ("swin", "dw_conv", "d_dw_conv", "i_dynamic") for size in ("tiny", "base")]
@@ -16,6 +19,8 @@ KERNELS = {
     "d_dw_conv": {"forward", "grad_weight"},
     "i_dynamic": {"aggregate", "grad_hidden", "grad_generator"},
 }
+
+launches_of = cache(record_launches)
 
 
 def fits(launch: Launch, capability: int) -> None:
