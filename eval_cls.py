@@ -18,7 +18,7 @@ def main() -> None:
     from engine.config import load_config
     from engine.evaluate import examine
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides, world_size=1)  # nothing is trained: any number of ranks
     check_outputs(arguments.predictions, arguments.confusion, config.eval.labels)
     found = examine(config, arguments.checkpoint)
     if found is None:

@@ -114,6 +114,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         wanted = "--suite gpu" if options.suite else f"--device {device}"
         raise UserError(f"{wanted}: PyTorch sees no GPU here; `make bench` measures on the CPU")
     options.device = "cpu" if options.suite in ("standard", "rivals") else device
+    if options.device.startswith("cuda:"):
+        torch.cuda.set_device(options.device)  # clocks, memory and the card's name are the current device's
     return options
 
 

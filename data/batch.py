@@ -51,8 +51,8 @@ class RawBatch:
 class Batch:
     """A finished batch.
 
-    images: float32 (n, C, H, W), normalised. targets: int64 (n,). Both are on the loader's device.
-    indices: int64 (n,) on the CPU, in the image list.
+    images: float32 (n, C, H, W), normalised. targets: int64 (n,). indices: int64 (n,), in the image list. All
+    are on the loader's device.
     epoch, position: of the first sample in the epoch's order over all ranks; `(seed, epoch, position)`
     seeds mixup. replaced: unreadable images of this batch; the index of a replaced image stays in `indices`.
     """
@@ -82,10 +82,10 @@ class Normalizer:
     def __call__(self, raw: RawBatch) -> Batch:
         """Send the bytes to the device, normalise there and put the erased boxes in."""
         targets = torch.tensor(raw.targets, dtype=torch.int64)
-        with self._upload.aside():
-            images, targets = self._finish(raw), self._upload.send(targets)
-        self._upload.hand_over(images, targets)
         indices = torch.from_numpy(np.array(raw.key.indices, dtype=np.int64))
+        with self._upload.aside():
+            images, targets, indices = self._finish(raw), self._upload.send(targets), self._upload.send(indices)
+        self._upload.hand_over(images, targets, indices)
         return Batch(images, targets, indices, raw.key.epoch, raw.key.position, tuple(raw.replaced))
 
     def _finish(self, raw: RawBatch) -> Tensor:

@@ -20,7 +20,7 @@ from engine.distributed import World
 from engine.freeze import train_mode
 from engine.optim import build_optimizer, build_schedule
 from engine.state import Progress, TrainState
-from engine.step import autocast
+from engine.step import autocast, laid_out
 from engine.weights import head_by_name, read_classes
 from models.checkpoint import load_pretrained, read_for
 from models.config import build_model, pretrained_file
@@ -41,7 +41,8 @@ def user_input(what: str) -> Iterator[None]:
 
 
 def prepare_torch(config: Config) -> None:
-    """Threads and deterministic kernels, for the whole process."""
+    """Threads, deterministic kernels, and float32 that is float32, for the whole process."""
+    torch.backends.cudnn.allow_tf32 = False  # torch's default keeps 10 bits of a convolution's factors, of no product's
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     if config.train.deterministic:
@@ -255,6 +256,7 @@ def _settle_buckets(state: TrainState, config: Config, world: World) -> None:
     size = config.model.img_size
     height, width = (size, size) if isinstance(size, int) else size
     images = torch.zeros(check_batch(config, world.size), config.model.in_chans, height, width, device=world.device)
+    images = laid_out(images, config.train)
     state.statistics.snapshot()
     torch.manual_seed(config.train.seed)
     with autocast(config.train.precision, world):

@@ -3,12 +3,13 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.errors import (
     EXIT_BAD_INPUT,
@@ -111,9 +112,12 @@ def run(main: Callable[[], int | None], name: str = "error", also: Also = ()) ->
     except Exception as error:
         from models.errors import UserError  # the package comes with torch, which a help text does without
 
-        if not isinstance(error, (UserError, *also)):
+        if isinstance(error, (UserError, *also)):
+            return _say(error, EXIT_BAD_INPUT, f"{name}: ")
+        if _is_alone():
             raise
-        return _say(error, EXIT_BAD_INPUT, f"{name}: ")
+        traceback.print_exc()
+        _leave(EXIT_FAILURE)
 
 
 def _reader_left(last: str) -> bool:
@@ -130,9 +134,18 @@ def _say(message: object, status: int, prefix: str, everywhere: bool = False) ->
     if everywhere or os.environ.get("RANK", "0") == "0":
         with suppress(OSError):  # nobody reads it any more
             print(f"{prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        # Everything is written. Taking a broken process group apart can wait for ranks that are gone.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    if not _is_alone():
+        _leave(status)
     return status
+
+
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def _leave(status: int) -> NoReturn:
+    """End a rank at once: everything is written, and taking a broken process group apart can wait for lost ranks."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)

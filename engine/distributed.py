@@ -6,6 +6,8 @@ integers, so that they never wait for a GPU kernel; whether a step is skipped st
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from engine.errors import RankFailed
+from engine.errors import RankFailed, RunStopped
 from models.errors import UserError
 
 SHORTEST_SLACK, LONGEST_SLACK = 30.0, 120.0  # seconds that the watchdog has to find the rank to blame
@@ -59,6 +61,22 @@ class World:
         """Leave the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def leaving(world: World) -> Iterator[None]:
+    """Leave the process group at an end that all ranks come to: the block's own, or a stop.
+
+    When one rank fails the group is left as it is. NCCL takes it apart with all ranks together and finishes what is
+    queued first, so the rank that knows what went wrong would wait for those that wait for it, and say nothing.
+    :func:`engine.cli.run` says it and ends the process.
+    """
+    try:
+        yield
+    except RunStopped:
+        world.close()
+        raise
+    world.close()
 
 
 def choose_device(wanted: str) -> torch.device:

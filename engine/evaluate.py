@@ -16,7 +16,7 @@ from engine import signals
 from engine.answers import Answers
 from engine.build import build_evaluation_loader, place, plain_model, prepare_torch, user_input, with_num_classes
 from engine.config import Config
-from engine.distributed import World, join_world
+from engine.distributed import World, join_world, leaving
 from engine.errors import RunStopped, TrainingFailed
 from engine.labels import Metric, build_metric
 from engine.logs import duration, set_up_text_log
@@ -159,7 +159,7 @@ def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | No
     world = join_world(config.train.device, config.train.timeout)
     set_up_text_log(None, world.rank)
     try:
-        with Watchdog(world, config.train.timeout) as watchdog:
+        with Watchdog(world, config.train.timeout) as watchdog, leaving(world):
             loader = _loader_for(checkpoint, config, world)
             metric = build_metric(config.eval.labels, loader, config.model.num_classes, world.device)
             answers = Answers(metric, loader, world.device)
@@ -170,7 +170,6 @@ def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | No
             answers.share(world)
     finally:
         stop.act_at_once()
-        world.close()
     if not world.is_main:
         return None
     return _result(config, checkpoint, loader, world, accuracy, answers, resized), answers

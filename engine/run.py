@@ -6,7 +6,7 @@ import os
 from engine import runfolder, signals
 from engine.build import initial_file, prepare_torch, with_num_classes
 from engine.config import Config, check_batch
-from engine.distributed import World, join_world
+from engine.distributed import World, join_world, leaving
 from engine.logs import check_wandb, set_up_text_log
 from engine.records import RunResult, read_run
 from engine.terminal import outlive_terminal
@@ -47,11 +47,8 @@ def _train(config: Config) -> RunResult:
         prepare_torch(config)
         world = join_world(config.train.device, config.train.timeout)
         stop.defer()
-        try:
-            with Watchdog(world, config.train.timeout) as watchdog:
-                return _finished(config, world) or Trainer(config, world, stop, watchdog).fit()
-        finally:
-            world.close()
+        with Watchdog(world, config.train.timeout) as watchdog, leaving(world):
+            return _finished(config, world) or Trainer(config, world, stop, watchdog).fit()
     finally:
         stop.act_at_once()
         if lock is not None:

@@ -123,14 +123,17 @@ def batch_loss(state: TrainState, batch: Batch, mix: Mix, train: TrainConfig, wo
     Swin's loss for both cases of the recipe: with mixup the targets are mixed and smoothed, without it smoothed only,
     which equals label-smoothing cross-entropy.
     """
-    images = batch.images.to(world.device, non_blocking=True)
-    if train.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = laid_out(batch.images.to(world.device, non_blocking=True), train)
     targets = batch.targets.to(world.device, non_blocking=True)
     images, soft_targets = mix(images, targets, (train.seed, batch.epoch, batch.position))
     with autocast(train.precision, world):
         logits = state.network(images)
     return SoftTargetCrossEntropy()(logits.float(), soft_targets)
+
+
+def laid_out(images: Tensor, train: TrainConfig) -> Tensor:
+    """Images (n, C, H, W) in the memory format that the network trains with."""
+    return images.contiguous(memory_format=torch.channels_last) if train.channels_last else images
 
 
 def autocast(precision: str, world: World) -> torch.autocast:

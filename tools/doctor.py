@@ -116,14 +116,22 @@ def models_run() -> str:
     import torch
 
     from models import create_model, list_models
+    from models.ops.backend import triton_works
     from models.zoo import FAMILIES
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not triton_works():
+        raise Broken(
+            "Triton cannot start: plain PyTorch, which is slower, runs in place of the GPU kernels",
+            "install a C compiler and Python's headers (apt-get install gcc python3-dev)",
+        )
     for name in FAMILIES:
         with torch.no_grad():
-            logits = create_model(f"{name}_nano", num_classes=10).eval()(torch.randn(1, 3, 64, 64))
+            model = create_model(f"{name}_nano", num_classes=10).eval().to(device)
+            logits = model(torch.randn(1, 3, 64, 64, device=device))
         if logits.shape != (1, 10) or not logits.isfinite().all():
             raise Broken(f"{name} gives wrong logits", "git status; is the checkout as committed?")
-    return f"{len(list_models())} models known; a small one of each operator runs: {', '.join(FAMILIES)}"
+    return f"{len(list_models())} models known; a small one of each operator runs on {device}: {', '.join(FAMILIES)}"
 
 
 @check(CORE, "MNIST-5k")

@@ -179,10 +179,12 @@ def set_neck_levels(config: Config) -> None:
 
 
 def set_amp(config: Config, kind: str | None) -> None:
-    """Automatic mixed precision: "bf16", for detection on a GPU only; "fp16" with loss scaling on a GPU."""
+    """Automatic mixed precision: "bf16" for segmentation; "fp16" with loss scaling on a GPU."""
     if kind == "bf16":
-        if config.default_scope == "mmdet" and not torch.cuda.is_available():
-            raise UserError("--amp bf16: the detectors' box suppression knows no bfloat16 on a CPU; leave --amp out")
+        if config.default_scope == "mmdet":
+            raise UserError(
+                "--amp bf16: mmcv's RoIAlign and box suppression know no bfloat16; --amp fp16 on a GPU, or leave it out"
+            )
         config.optim_wrapper.type = "Bfloat16OptimWrapper"
     elif kind == "fp16":
         if not torch.cuda.is_available():

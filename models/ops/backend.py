@@ -2,8 +2,10 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -84,11 +86,22 @@ def watched_by_others() -> bool:
     return any(type(mode).__module__.partition(".")[0] != "torch" for mode in modes)
 
 
-def triton_available() -> bool:
-    """Whether Triton can be imported; PyTorch's CPU builds come without it."""
+@cache
+def triton_works() -> bool:
+    """Whether Triton is there and can launch kernels on this machine's GPUs; a warning says why not.
+
+    PyTorch's CPU builds come without it. Its launcher is compiled at first use, by a C compiler and with the headers of
+    Python, which images for running programs lack.
+    """
     try:
-        import triton  # noqa: F401
+        import triton
     except ImportError:
+        return False
+    try:
+        _ = triton.runtime.driver.active.utils
+    except Exception as error:  # whatever the compiler and the driver may say
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"Triton cannot start here ({text}); plain PyTorch, which is slower, takes over", stacklevel=2)
         return False
     return True
 
@@ -100,7 +113,7 @@ def backend_for(x: Tensor) -> str:
     if x.device.type == "cpu":
         return "cpu"
     # The kernels accumulate in float32, which would lose digits of a float64 map.
-    if x.device.type == "cuda" and x.dtype != torch.float64 and triton_available():
+    if x.device.type == "cuda" and x.dtype != torch.float64 and triton_works():
         return "triton"
     return "reference"
 

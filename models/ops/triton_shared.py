@@ -231,4 +231,5 @@ def shared_grad_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             )
     total = part.sum(1) if weight.dim() == 4 else part.sum((0, 1))
     total = total.unflatten(-1, (groups, -1)).sum(-1).transpose(-1, -2)
-    return total.reshape(weight.shape).to(weight.dtype)
+    # The compiler is told of a contiguous result, and a view of the transposed sum is none.
+    return total.reshape(weight.shape).to(weight.dtype).contiguous()

@@ -57,10 +57,12 @@ def test_copies_to_a_gpu_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
         normalize = Normalizer(IMAGENET_MEAN, IMAGENET_STD, upload)
         with Copies():
             batch = normalize(raw)
-    assert batch.images.is_cuda and batch.targets.is_cuda and batch.images.dtype == torch.float32
-    assert pinned == [torch.uint8, torch.float32, torch.int64]
+    assert (
+        batch.images.is_cuda and batch.targets.is_cuda and batch.indices.is_cuda and batch.images.dtype == torch.float32
+    )
+    assert pinned == [torch.uint8, torch.float32, torch.int64, torch.int64]
     assert copies == [(dtype, True, True) for dtype in pinned]
-    assert told == ["waits", "torch.float32 is used", "torch.int64 is used"]
+    assert told == ["waits", "torch.float32 is used", "torch.int64 is used", "torch.int64 is used"]
 
 
 class FakeStream(contextlib.AbstractContextManager[None]):

@@ -277,9 +277,10 @@ def test_a_work_dir_that_cannot_be_written_is_one_line(scenes: Path, tmp_path: P
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_bf16_detection_needs_a_gpu(scenes: Path) -> None:
+def test_bf16_is_not_for_detectors(scenes: Path) -> None:
     message = refused("detection", DETECTION, "--data-root", str(scenes), "--amp", "bf16")
-    assert message == "--amp bf16: the detectors' box suppression knows no bfloat16 on a CPU; leave --amp out"
+    told = "mmcv's RoIAlign and box suppression know no bfloat16; --amp fp16 on a GPU, or leave it out"
+    assert message == f"--amp bf16: {told}"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

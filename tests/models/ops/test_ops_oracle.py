@@ -14,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from models.ops import cpu_bands, cpu_position, cpu_shared, generate_and_aggregate, local_aggregate, use_backend
 
@@ -146,6 +148,32 @@ def test_other_layouts(kind: str, backend: str) -> None:
         assert not moved.is_contiguous()
         torch.testing.assert_close(local_aggregate(moved, turned), plain)
         assert local_aggregate(moved, turned).is_contiguous()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "generated"])
+def test_results_lie_as_the_compiler_is_told(kind: str) -> None:
+    """Inductor asserts the strides that the fake of an operator gives; a view of another order ends the step there."""
+    x, weight = (tensor.float() for tensor in inputs("static" if kind == "generated" else kind, (2, 5, 4, 6), 3, 3))
+    hidden, linear, bias = torch.randn(2, 5, 4, 4), torch.randn(27, 4), torch.randn(27)
+    ops = torch.ops.local_ops
+    calls = {
+        "position": [
+            (ops.per_position, x, weight),
+            (ops.per_position_backward, x, x, weight),
+            (ops.window_products, x, x, 3, 3),
+        ],
+        "generated": [
+            (ops.generate_and_aggregate, x, hidden, linear, bias, 3, 3),
+            (ops.generate_and_aggregate_backward, x, x, hidden, linear, bias, 3, 3),
+        ],
+    }
+    shared = [(ops.shared, x, weight, None), (ops.shared_grad_input, x, weight), (ops.shared_grad_weight, x, x, weight)]
+    for call, *arguments in calls.get(kind, shared):
+        found = tree_leaves(call(*arguments))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            told = tree_leaves(call(*arguments))
+        layouts = [[(each.shape, each.stride(), each.dtype) for each in results] for results in (found, told)]
+        assert layouts[0] == layouts[1], call
 
 
 @pytest.mark.parametrize("kind", KINDS)

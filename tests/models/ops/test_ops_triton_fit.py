@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 
 pytest.importorskip("triton")
 
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.runtime.errors import OutOfResources
 
 from models.ops import (
+    backend,
     generate_and_aggregate,
     local_aggregate,
     triton_common,
@@ -33,6 +37,29 @@ KERNELS = (
     (triton_generated_kernels, "grad_hidden_kernel"),
     (triton_generated_kernels, "grad_generator_kernel"),
 )
+
+
+def test_where_triton_cannot_start_plain_pytorch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher is compiled at first use; an image for running programs has no compiler."""
+
+    class Driver:
+        @property
+        def active(self) -> None:
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    with FakeTensorMode():
+        x = torch.zeros(1, 2, 2, 1, device="cuda")
+    backend.triton_works.cache_clear()
+    monkeypatch.setattr(triton.runtime, "driver", Driver())
+    with pytest.warns(UserWarning, match="Triton cannot start here .Failed to find C compiler"):
+        assert backend.backend_for(x) == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert backend.backend_for(x) == "reference"
+    backend.triton_works.cache_clear()
+    monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=SimpleNamespace(utils=None)))
+    assert backend.backend_for(x) == "triton"
+    backend.triton_works.cache_clear()
 
 
 class TooLarge:
