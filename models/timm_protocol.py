@@ -49,9 +49,7 @@ class TimmProtocol(nn.Module):
         maps: list[Tensor] = []
         x = self.patch_embed(x)
         end = len(self.stages) - 1
-        for index, stage in enumerate(self.stages):
-            if stop_early and index > last:
-                break
+        for index, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
             x = stage(x)
             if index in take:
                 y = self.norm(x) if norm and index == end else x

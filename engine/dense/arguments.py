@@ -149,12 +149,13 @@ def set_batch(config: Config, scale: bool) -> None:
         if scale:
             raise UserError(f"--scale-lr: config {config.filename} has no auto_scale_lr.base_batch_size")
         return
+    scale = scale or bool(rule.get("enable"))
     parts = config.optim_wrapper.get("accumulative_counts", 1)
     total = each * processes(config) * parts
     if scale or total == meant:
         # The library's rule knows nothing of accumulated parts.
         config.auto_scale_lr = {"enable": scale, "base_batch_size": meant / parts}
-    elif not rule.get("enable"):
+    else:
         right = f"start {meant // (each * parts)} processes" if meant % (each * parts) == 0 else "change batch_size"
         raise UserError(
             f"train_dataloader.batch_size: {each} images x {processes(config)} processes"

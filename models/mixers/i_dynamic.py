@@ -107,6 +107,13 @@ class InhomogeneousDynamic(DepthwiseMixer):
         return LocalWeights(weights.unflatten(-1, (generator.groups, generator.kernel_size, generator.kernel_size)))
 
     def resize_parameter(self, name: str, value: Tensor) -> Tensor | None:
-        if name in ("op.generator.expand.weight", "op.generator.expand.bias"):
-            return resize_generator(value, self.groups, self.window_size)
-        return None
+        if name not in ("op.generator.expand.weight", "op.generator.expand.bias"):
+            return None
+        rows, taps = value.shape[0], self.window_size**2
+        if rows > self.groups * taps and rows % taps == 0:
+            size = f"{self.window_size}x{self.window_size}"
+            raise UserError(
+                f"{name}: {rows} rows, the kernels of {size} of {rows // taps} groups; the model has {self.groups} "
+                f"(mixer_args.groups)"
+            )
+        return resize_generator(value, self.groups, self.window_size)

@@ -240,6 +240,9 @@ def test_another_total_batch_is_refused_or_scaled(scenes: Path, monkeypatch: pyt
         set_batch(config, scale=False)
     set_batch(config, scale=True)  # 16 images a forward pass, 4 of them a step: four times the rate
     assert config.auto_scale_lr == {"enable": True, "base_batch_size": 4}
+    config.auto_scale_lr = {"enable": True, "base_batch_size": 16}  # the config's own wish is as good as the option
+    set_batch(config, scale=False)
+    assert config.auto_scale_lr == {"enable": True, "base_batch_size": 4}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,14 @@ def test_from_224_to_384_with_window_12(case: str) -> None:
     assert load_pretrained(same, source.state_dict()).lines() == []
 
 
+def test_kernels_of_another_number_of_groups_are_not_taken_for_larger_ones() -> None:
+    """32 groups of 7x7 are as many rows as 8 of 14x14, and nothing else in the weights has another shape."""
+    state = create_model("i_dynamic_nano", mixer_args={"groups": 32}).state_dict()
+    with pytest.raises(UserError, match=r"1568 rows, the kernels of 7x7 of 32 groups; the model has 8"):
+        load_pretrained(create_model("i_dynamic_nano", mixer_args={"groups": 8}), state)
+    load_pretrained(create_model("i_dynamic_nano", window_size=14), state)
+
+
 def test_a_resized_dynamic_model_generates_resized_kernels() -> None:
     source, target = create_model("d_dw_conv_nano").eval(), create_model("d_dw_conv_nano", window_size=12).eval()
     load_pretrained(target, source.state_dict())

@@ -61,7 +61,11 @@ def test_protocol(name: str) -> None:
         assert torch.equal(last, features) and len(maps) == 4
         normed = model.forward_intermediates(image, indices=[3], norm=True, output_fmt="NHWC", intermediates_only=True)
         assert torch.equal(normed[0], features)
-        assert len(model.forward_intermediates(image, indices=[0, 1], stop_early=True)[1]) == 2
+        for indices in ([0, 1], [2], [0, 1, 2], [3]):  # what is left out is what nobody asked for
+            last, maps = model.forward_intermediates(image, indices=indices, stop_early=True)
+            whole = model.forward_intermediates(image, indices=indices, intermediates_only=True)
+            assert all(torch.equal(one, two) for one, two in zip(maps, whole, strict=True))
+            assert torch.equal(last, features if indices == [3] else maps[-1].permute(0, 2, 3, 1))
     assert isinstance(model.get_classifier(), nn.Linear)
     model.reset_classifier(3)
     assert model(image).shape == (2, 3) and model.num_classes == 3

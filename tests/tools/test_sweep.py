@@ -180,6 +180,16 @@ def test_a_failed_run_fails_what_starts_from_it_and_nothing_else(tmp_path: Path)
     assert report.shown_score(results.rows[0]) == "90.00 (1 missing)"
 
 
+def test_a_folder_that_cannot_be_made_fails_its_run_and_what_starts_from_it(tmp_path: Path) -> None:
+    run, work = start(tmp_path, parallel=1)
+    work[0].output.parent.mkdir(parents=True)
+    work[0].output.write_text("")  # a file where the folder should be
+    assert run.run()
+    lost = [job for job in work if job.seed == work[0].seed]
+    assert {job.output for job, _ in run.failed} == {job.output for job in lost}
+    assert starts([job for job in work if job not in lost]) == [1, 1]
+
+
 @pytest.mark.parametrize("seed", [9, 11])
 def test_a_signal_stops_the_runs_and_the_sweep_says_so(tmp_path: Path, seed: int) -> None:
     said: list[str] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EXIT_STOPPED
+from engine.errors import EXIT_FAILURE, EXIT_STOPPED
 from engine.files import write_atomic
 from models.errors import UserError
 from tools.sweeps.jobs import Job
@@ -72,7 +72,11 @@ class Sweep:
 
     def _work(self, environment: Environment) -> None:
         while (job := self._next()) is not None:
-            status = self._train_one(job, environment)
+            try:
+                status = self._train_one(job, environment)
+            except (OSError, UserError) as error:  # a folder, a log or a record that cannot be written
+                self._say(f"{job.run.name}, seed {job.seed}: FAILED: {error}")
+                status = EXIT_FAILURE
             with self._lock:
                 self._running.pop(job.output, None)
                 if status == 0:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import build_eval_loader
-from data.decode import open_image
+from data.decode import open_image, upright
 from data.transforms import EvalTransform, channel_values
 from engine.config import Config, load_config
 from engine.records import read_run
@@ -136,6 +136,7 @@ def _read_image(config: Config, path: Path) -> Tensor:
         encoded = open_image(path.read_bytes(), str(path), config.data.max_pixels)
     except OSError as error:
         raise UserError(f"{path}: not a readable image ({error.strerror})") from None
+    encoded = upright(encoded) if config.data.exif else encoded
     sample = EvalTransform(config.data, config.model.img_size)(encoded)
     pixels = torch.from_numpy(sample.pixels.copy()).float() / 255
     mean, std = (
