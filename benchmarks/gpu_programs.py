@@ -27,7 +27,6 @@ class Program:
     """Registers of a thread."""
     local: int
     """Bytes of a thread's stack and local memory: spilled registers lie there, and nothing else of these kernels."""
-    warps: int
     code: tuple[tuple[int, str, int], ...]
     """Address, name and, for a branch, target (else -1) of each instruction."""
 
@@ -65,7 +64,6 @@ def read_program(compiled: Any) -> Program:
         shared=compiled.metadata.shared,
         registers=resources["REG"],
         local=resources["STACK"] + resources["LOCAL"],
-        warps=compiled.metadata.num_warps,
         code=tuple(_instructions(listing)),
     )
 

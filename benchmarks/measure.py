@@ -1,16 +1,15 @@
 """Timing side by side, peak memory, and what the machine can do at most."""
 
-import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from data.crop import silent_stderr
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,6 @@ def _summary(values: list[float]) -> Timing:
     return Timing(median, quarter, three_quarters, len(values))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing on stderr: the profiler reports its own start and stop there, from C++."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def peak_memory(call: Callable[[], object], device: str) -> int:
     """Bytes in tensors that one call allocates at its peak, beyond what was there before.
 
@@ -89,7 +74,8 @@ def peak_memory(call: Callable[[], object], device: str) -> int:
         call()
         synchronize(device)
         return torch.cuda.max_memory_allocated() - before
-    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+    # The profiler reports its own start and stop on stderr, from C++.
+    with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         call()
     changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     total = peak = 0

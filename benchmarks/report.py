@@ -10,7 +10,9 @@ import torch
 
 from benchmarks.specs import Spec
 from engine.runfolder import processor_name
+from tools.tables.entries import paper_prints
 from tools.tables.loading import load_tables
+from tools.tables.printed import NOT_PRINTED
 from tools.text import aligned
 
 
@@ -75,13 +77,9 @@ def paper_accuracy(spec: Spec) -> float | None:
     """Top-1 on ImageNet as the paper prints it for this model at 224 pixels, in per cent; None if it prints none."""
     ours = {"timm:swin_tiny_patch4_window7_224": "swin_tiny", "timm:swin_base_patch4_window7_224": "swin_base"}
     name = ours.get(spec.name, spec.name)
-    wanted = {f"configs/imagenet/{name}.yaml", f"configs/comparison.yaml model.name={name}"}
-    for table in load_tables():
-        for row in table.rows:
-            top1 = str(row.paper.get("top1", ""))
-            if row.config_of("classification") in wanted and re.fullmatch(r"\d+(\.\d+)?", top1):
-                return float(top1)
-    return None
+    configs = f"configs/imagenet/{name}.yaml", f"configs/comparison.yaml model.name={name}"
+    printed = [paper_prints(load_tables(), config, "classification", "top1") for config in configs]
+    return next((float(top1) for top1 in printed if top1 != NOT_PRINTED), None)
 
 
 def draw(result: dict[str, Any], specs: dict[str, Spec], path: Path) -> bool:

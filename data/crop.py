@@ -7,6 +7,7 @@ the box are not decoded. docs/data.md states the pixel differences.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -63,7 +64,7 @@ def _decode_tensor(image: Encoded, rows: int) -> Tensor:
     try:
         if parent_process() is None:  # not a worker: others may be writing to stderr
             return _to_tensor(bytearray(image.data))
-        with _silent_stderr():  # where libjpeg would tell of each file that it goes on after the last row wanted
+        with silent_stderr():  # where libjpeg would tell of each file that it goes on after the last row wanted
             return _to_tensor(first_rows(image, rows))
     except RuntimeError as error:
         raise CorruptImageError(f"{image.name}: not a readable image ({describe(error)})") from error
@@ -74,7 +75,9 @@ def _to_tensor(data: bytearray) -> Tensor:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
+    """What is written to stderr inside, from C++ too, is lost."""
+    sys.stderr.flush()
     kept = os.dup(2)
     os.dup2(_nowhere(), 2)
     try:

@@ -101,11 +101,6 @@ class _Loader:
                 found += is_turned(self.reader.open(number * self.num_images // count))
         return found, count
 
-    @property
-    def worker_pids(self) -> list[int]:
-        """The process numbers of the running workers; empty before the first batch."""
-        return self._pipeline.pool.pids if self._pipeline.pool else []
-
     def close(self) -> None:
         """End the workers. The loader can be used again; it then starts new ones."""
         if self._pipeline.pool:

@@ -187,7 +187,7 @@ class EvalTransform:
         if mode == "none":
             self.transform = CenterCropOrPad(list(size))
         elif mode == "squash":
-            self.transform = transforms.Resize(size, _torch_mode(cfg.interpolation))
+            self.transform = transforms.Resize(size, transforms.InterpolationMode(cfg.interpolation))
         else:
             full = create_transform(size, crop_pct=cfg.crop_pct, interpolation=cfg.interpolation, normalize=False)
             self.transform = transforms.Compose(full.transforms[:-1])  # the last makes a tensor
@@ -197,10 +197,6 @@ class EvalTransform:
         if self.mode == "none" and encoded.pixels is not None and encoded.pixels.shape[1:] == self.size:
             return Sample(encoded.pixels, [])  # nothing to cut or to pad
         return Sample(to_array(self.transform(decode(encoded, self.cfg.channels))), [])
-
-
-def _torch_mode(name: str) -> transforms.InterpolationMode:
-    return transforms.InterpolationMode(name)
 
 
 class _Sized(Image.Image):

@@ -148,9 +148,6 @@ def _decode(path: Path, data: bytes) -> Checkpoint:
     return Checkpoint(head["step"], unpack(safetensors.torch.load(data), head["tree"]))
 
 
-LOG = logging.getLogger(__name__)
-
-
 class CheckpointSaver:
     """Saves the run's state every so many steps, and sooner again after a failure.
 

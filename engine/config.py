@@ -14,7 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from engine.schema import Config, EvalConfig, TrainConfig
+from engine.schema import Config
 from models.errors import UserError, hint, nearest
 
 
@@ -107,8 +107,6 @@ def _nearest_file(path: Path) -> str:
     close = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])
     return f"; the nearest is {folder / close}" if close else ""
 
-
-__all__ = ["Config", "EvalConfig", "TrainConfig", "UserError", "check_batch", "load_config", "to_dict"]
 
 Layer = tuple[str, dict[str, Any]]  # where values come from, and the values
 

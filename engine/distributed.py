@@ -5,7 +5,6 @@ integers, so that they never wait for a GPU kernel; whether a step is skipped st
 """
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,8 +122,3 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> World:
             reason = " ".join(str(error).split())[:200]
             raise RankFailed(f"rank {rank}: the {size} ranks have not found each other: {reason}") from error
     return World(rank, size, chosen)
-
-
-def host_name() -> str:
-    """The name of this machine, to say where a rank runs."""
-    return socket.gethostname()

@@ -25,7 +25,7 @@ from engine.runfolder import device_name, git_commit
 from engine.schema import TrainConfig
 from engine.settings import evaluation_settings
 from engine.signals import StopRequest
-from engine.step import autocast
+from engine.step import autocast, laid_out
 from engine.watchdog import Watchdog
 from engine.weights import file_hash, read_classes
 from models.checkpoint import load_pretrained, read_for
@@ -92,7 +92,7 @@ def evaluate(
             at(f"evaluation, batch {number}, waiting for the other ranks")
             _decide(world, stop, fault)
             if batch is not None:
-                counts += _count(model, batch, metric, world, train.channels_last, precision)
+                counts += _count(model, batch, metric, world, train, precision)
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 left = (said - began) / (number + 1) * (rounds - number - 1)
@@ -121,19 +121,11 @@ def _decide(world: World, stop: StopRequest | None, fault: str | None) -> None:
         raise RunStopped("stopped by a signal in evaluation; nothing to save")
 
 
-def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, channels_last: bool, precision: str) -> Tensor:
-    images = batch.images.to(world.device, non_blocking=True)
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+def _count(model: nn.Module, batch: Batch, metric: Metric, world: World, train: TrainConfig, precision: str) -> Tensor:
+    images = laid_out(batch.images.to(world.device, non_blocking=True), train)
     with autocast(precision, world):
         logits = model(images)
     return metric(logits.float(), batch.targets.to(world.device), batch.indices)
-
-
-def evaluate_checkpoint(config: Config, checkpoint: Path) -> EvalResult | None:
-    """Accuracy of the weights in ``checkpoint`` on the validation set of ``config``: :func:`examine`'s result alone."""
-    found = examine(config, checkpoint)
-    return None if found is None else found[0]
 
 
 def examine(config: Config, checkpoint: Path) -> tuple[EvalResult, Answers] | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,25 @@ from data import Batch
 from data.rng import hash64
 from engine.distributed import World
 from engine.files import write_atomic
-from engine.records import Findings
+from engine.records import Record
 from engine.schema import TrainConfig
 from engine.state import TrainState
 from engine.step import Mix, batch_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings(Record):
+    """What a rank found of a step that is not finite."""
+
+    rank: int
+    first_bad: str | None
+    losses: list[float]
+    forward: str | None
+    backward: str | None
+    parameters: list[str]
+    gradients: list[str]
+    images: list[int]
+    indices: list[int]
 
 
 class _Watch:

@@ -185,21 +185,6 @@ class EvalResult(Record):
     """``top1`` and ``images`` of each class with images; none under ReaL labels, where an image may have several."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Findings(Record):
-    """What a rank found of a step that is not finite."""
-
-    rank: int
-    first_bad: str | None
-    losses: list[float]
-    forward: str | None
-    backward: str | None
-    parameters: list[str]
-    gradients: list[str]
-    images: list[int]
-    indices: list[int]
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that train_cls.py, detection/train.py or segmentation/train.py filled."""

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from data.config import DataConfig
 from engine.config import Config, as_yaml, to_dict
-from engine.distributed import World, host_name
+from engine.distributed import World
 from engine.files import write_atomic
 from engine.schema import EvalConfig, TrainConfig
 from models.config import ModelConfig
@@ -60,7 +61,7 @@ class RunLock:
             self._file.close()
             raise UserError(f"output: {folder} is in use by {holder}; choose another output folder")
         self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {host_name()}\n")
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
 
     def _take(self) -> bool:
@@ -167,7 +168,7 @@ def describe_run() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": git_commit(),
-        "host": host_name(),
+        "host": socket.gethostname(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

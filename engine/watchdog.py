@@ -8,6 +8,7 @@ import faulthandler
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Self
 
 import torch.distributed as dist
 
-from engine.distributed import World, host_name
+from engine.distributed import World
 from engine.errors import EXIT_FAILURE
 
 LOG = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Watchdog:
         pulse = 0
         while self._store is not None and not self._done.wait(self._tick):
             pulse += 1
-            beat = json.dumps([self._moves, pulse, self._where, host_name(), os.getpid()])
+            beat = json.dumps([self._moves, pulse, self._where, socket.gethostname(), os.getpid()])
             try:
                 self._store.set(f"beat/{self._world.rank}", beat)
             except RuntimeError:

@@ -16,14 +16,11 @@ from models.checkpoint import classifier_names
 ABOUT = "about"
 
 
-def save_weights(path: Path, state: dict[str, torch.Tensor], about: dict[str, object]) -> str:
+def save_weights(path: Path, state: dict[str, torch.Tensor], about: dict[str, object]) -> None:
     """Write a state dict; the same weights and metadata always give the same bytes.
 
     Args:
         about: plain values, saved as one JSON text (the model config, step, epoch, accuracy).
-
-    Returns:
-        The SHA-256 of the file.
 
     Raises:
         OSError: it could not be written; an older file of the name is intact.
@@ -32,7 +29,6 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], about: dict[str, ob
     # One key only: the library writes several in an order that changes from process to process.
     data = safetensors.torch.save(tensors, metadata={ABOUT: json.dumps(about, sort_keys=True)})
     write_atomic(path, data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -235,9 +235,7 @@ class LocalNet(TimmProtocol):
         for stage, depth in enumerate(depths):
             dim, stride = embed_dim * 2**stage, patch_size * 2**stage
             resolution = (-(-size[0] // stride), -(-size[1] // stride))
-            info = BlockInfo(
-                dim=dim, resolution=resolution, num_heads=num_heads[stage], stage=stage, index=0, norm=norm
-            )
+            info = BlockInfo(dim=dim, resolution=resolution, num_heads=num_heads[stage], stage=stage, norm=norm)
             blocks = [Block(replace(info, index=index), drop_path=next(rates), **options) for index in range(depth)]
             stages.append(Stage(PatchMerging(dim // 2) if stage else nn.Identity(), blocks))
             self.feature_info.append({"num_chs": dim, "reduction": stride, "module": f"stages.{stage}"})

@@ -11,7 +11,7 @@ from torch import nn
 from . import zoo
 from .backbone import LocalNet
 from .errors import UserError, hint
-from .mixers import mixer_class, mixer_options
+from .mixers import check_options
 
 
 def _argument_sentences() -> dict[str, str]:
@@ -54,11 +54,7 @@ class _ModelConfigBase(BaseModel):
             raise UserError(f"name: {self.name!r} is not known; {hint(self.name, zoo.list_models())}")
         mixer = getattr(self, "mixer", None)
         if mixer is not None:
-            mixer_class(mixer)
-            for key in getattr(self, "mixer_args", None) or {}:
-                if key not in mixer_options(mixer):
-                    known = hint(key, mixer_options(mixer))
-                    raise UserError(f"mixer_args.{key}: mixer {mixer!r} has no such option; {known}")
+            check_options(mixer, getattr(self, "mixer_args", None) or {})
         return self
 
 
@@ -81,7 +77,7 @@ ModelConfig.__doc__ = "Name of a model and what to change in it; every field is 
 def build_model(config: Any) -> nn.Module:
     """Build the model that a :class:`ModelConfig` describes, with fresh weights: what it is, not what it has learned.
 
-    ``pretrained`` is for whoever trains it (:func:`pretrained_file`). ValueError names a field that the model cannot
+    ``pretrained`` is for whoever trains it (:func:`pretrained_file`). UserError names a field that the model cannot
     have.
     """
     if config.num_classes is None:

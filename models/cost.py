@@ -6,7 +6,8 @@ it prints, for classification (Tables 2 to 13) and for dense prediction (Tables 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -109,19 +110,9 @@ def _depthwise(module: DepthwiseConv, inputs: tuple[Tensor, ...], output: Tensor
 
 def paper_macs(model: nn.Module, *inputs: Any, rules: Rules = CLASSIFICATION) -> int:
     """Run ``model(*inputs)`` once and add up what the paper's counter counts; meta tensors do."""
-    total = 0
-
-    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        nonlocal total
-        total += _rule_of(module)(module, args, output, rules)  # type: ignore[misc]
-
-    handles = [module.register_forward_hook(count) for module in model.modules() if _rule_of(module)]
-    try:
+    with _counted(model, _rule_of, lambda m, args, output: _rule_of(m)(m, args, output, rules)) as calls:  # type: ignore[misc]
         _run(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total
+    return sum(calls)
 
 
 def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
@@ -129,21 +120,30 @@ def torch_macs(model: nn.Module, *inputs: Any) -> tuple[int, int]:
 
     A module has such a sum where it has a method ``apart_macs`` of its output: I-Dynamic, as the paper leaves it out.
     """
-    apart = 0
-
-    def count(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal apart
-        apart += module.apart_macs(output)
-
-    handles = [m.register_forward_hook(count) for m in model.modules() if hasattr(m, "apart_macs")]
     counter = FlopCounterMode(display=False)
+    with (
+        _counted(model, lambda m: hasattr(m, "apart_macs"), lambda m, _, output: m.apart_macs(output)) as calls,
+        counter,
+    ):
+        _run(model, inputs)
+    apart = sum(calls)
+    return counter.get_total_flops() // 2 - apart, apart
+
+
+@contextmanager
+def _counted(model: nn.Module, chosen: Callable[[Any], Any], of_call: Callable[..., int]) -> Iterator[list[int]]:
+    """A list that gets ``of_call(module, inputs, output)`` of each call inside the block, of the ``chosen`` modules."""
+    calls: list[int] = []
+
+    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        calls.append(of_call(module, args, output))
+
+    handles = [module.register_forward_hook(count) for module in model.modules() if chosen(module)]
     try:
-        with counter:
-            _run(model, inputs)
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() // 2 - apart, apart
 
 
 def model_cost(model: nn.Module, img_size: tuple[int, int] = (224, 224), *, counter: str = "torch") -> Cost:
@@ -168,7 +168,7 @@ def config_cost(config: Any, *, counter: str = "torch") -> Cost:
     """Cost of the model of a :class:`models.ModelConfig` at its own size, built without memory for values.
 
     Raises:
-        ValueError: names a field that the model cannot have.
+        UserError: names a field that the model cannot have.
     """
     size = config.img_size
     with torch.device("meta"):

@@ -200,6 +200,3 @@ def build_zoo_model(name: str, window_pad: bool | None, overrides: dict[str, Any
     net = create_model(name, num_classes=0, **overrides)
     assert isinstance(net, LocalNet)
     return net
-
-
-__all__ = ["UserError", "ZooBackbone", "build_zoo_model"]

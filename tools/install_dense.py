@@ -8,8 +8,6 @@ says what it was built against. A second environment on the same machine takes i
     python tools/install_dense.py --where    print the folder of the wheel
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -11,8 +11,6 @@ nothing is downloaded. One folder serves both tasks:
 No digit image and no photograph is used in both splits. The same seed gives the same files.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

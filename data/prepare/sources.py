@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -62,7 +63,9 @@ class FolderSource:
     def entries(self, split: Split) -> list[Entry]:
         """See `Source`."""
         records = scan_folder(self.root / split)
-        return sorted((Entry(check_name(records.name(i), self.root)) for i in range(len(records))), key=_by_name)
+        return sorted(
+            (Entry(check_name(records.name(i), self.root)) for i in range(len(records))), key=attrgetter("name")
+        )
 
     def read(self, split: Split, entry: Entry) -> bytes:
         """See `Source`."""
@@ -82,7 +85,7 @@ class ArchiveSource:
         if not path.is_file():
             raise UserError(f"there is no archive {path}")
         try:
-            return sorted(self._train(path) if split == "train" else self._val(path), key=_by_name)
+            return sorted(self._train(path) if split == "train" else self._val(path), key=attrgetter("name"))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(f"{path} is not a readable tar file ({error})") from error
 
@@ -152,7 +155,3 @@ def _member(devkit: Path, name: str) -> bytes:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{devkit} is not a readable tar.gz file ({error})") from error
     raise UserError(f"{devkit} has no {name}")
-
-
-def _by_name(entry: Entry) -> str:
-    return entry.name

@@ -192,3 +192,22 @@ def set_amp(config: Config, kind: str | None) -> None:
             raise UserError("--amp fp16: needs a GPU; --amp bf16 works on the CPU for segmentation")
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.loss_scale = "dynamic"
+
+
+def set_show_dir(config: Config, folder: str) -> None:
+    """Draw predictions into ``folder``; the libraries keep that in different places."""
+    if config.default_scope == "mmdet":
+        config.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    else:
+        config.default_hooks.visualization.update(draw=True, interval=1)
+        config.visualizer.update(name="show", save_dir=folder)
+
+
+def set_multi_scale(config: Config) -> None:
+    """Test with the scales and flips of the config, averaged. Raises UserError where it has none."""
+    for key in ("tta_model", "tta_pipeline"):
+        if key not in config:
+            raise UserError(f"--multi-scale: the config has no {key}")
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    config.tta_model.module = config.model
+    config.model = config.tta_model

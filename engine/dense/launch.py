@@ -29,7 +29,9 @@ from engine.dense.arguments import (
     set_batch,
     set_data_root,
     set_device,
+    set_multi_scale,
     set_neck_levels,
+    set_show_dir,
     set_work_dir,
 )
 from engine.dense.checks import check_checkpoint, check_class_names, check_config, check_datasets
@@ -119,9 +121,9 @@ def test(task: str, argv: list[str] | None = None) -> None:
     for part in (config.model, config.model.get("backbone") or {}):
         part.pop("init_cfg", None)
     if args.show_dir:
-        _set_show_dir(config, str(Path(args.show_dir).resolve()))
+        set_show_dir(config, str(Path(args.show_dir).resolve()))
     if getattr(args, "multi_scale", False):
-        _set_multi_scale(config)
+        set_multi_scale(config)
     if not args.skip_data_check:
         check_datasets(config, ("test",))
     runner = build_runner(config)
@@ -251,24 +253,6 @@ def _set_pretrained(config: Config, pretrained: str | None) -> None:
             f"model.backbone.init_cfg.checkpoint {checkpoint}: no such file; give the weights of the classifier with "
             "--pretrained FILE, released ones by the model's name, or train from scratch with --pretrained none"
         )
-
-
-def _set_show_dir(config: Config, folder: str) -> None:
-    """Draw predictions into ``folder``; the libraries keep that in different places."""
-    if config.default_scope == "mmdet":
-        config.default_hooks.visualization.update(draw=True, test_out_dir=folder)
-    else:
-        config.default_hooks.visualization.update(draw=True, interval=1)
-        config.visualizer.update(name="show", save_dir=folder)
-
-
-def _set_multi_scale(config: Config) -> None:
-    for key in ("tta_model", "tta_pipeline"):
-        if key not in config:
-            raise UserError(f"--multi-scale: the config has no {key}")
-    config.test_dataloader.dataset.pipeline = config.tta_pipeline
-    config.tta_model.module = config.model
-    config.model = config.tta_model
 
 
 def start_cpu_group(launcher: str) -> None:

@@ -21,6 +21,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset
 
+from data.rng import preserved_generators
 from data.workers import end_with_parent
 from models.errors import UserError
 
@@ -36,14 +37,9 @@ def seed_all(*key: int) -> None:
 @contextmanager
 def drawing_from(*key: int) -> Iterator[None]:
     """Random numbers that follow from ``key`` inside; outside, the generators stay as they were."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_all(*key)
-    try:
+    with preserved_generators():
+        seed_all(*key)
         yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
 
 
 class Place(NamedTuple):

@@ -59,10 +59,10 @@ def volo_with_mixer(
     )
     for index, outlooker in enumerate(model.network[0]):
         if mixer is not None:
-            info = BlockInfo(
+            place = BlockInfo(
                 dim=embed_dim[0], resolution=_grid(img_size, patch_size), num_heads=num_heads[0], index=index
             )
-            outlooker.attn = build_mixer(mixer, info, window_size=window_size, **(mixer_args or {})).apply(init_linear)
+            outlooker.attn = _new_mixer(mixer, place, window_size, mixer_args)
     return model
 
 
@@ -107,16 +107,16 @@ def svt_with_mixer(
         local = [block for block in blocks if isinstance(block.attn, LocallyGroupedAttn)]
         for index, block in enumerate(local):
             if mixer is not None:
-                info = BlockInfo(
-                    dim=embed_dim[stage],
-                    resolution=_grid(img_size, patch_size * 2**stage),
-                    num_heads=num_heads[stage],
-                    stage=stage,
-                    index=index,
+                grid = _grid(img_size, patch_size * 2**stage)
+                place = BlockInfo(
+                    dim=embed_dim[stage], resolution=grid, num_heads=num_heads[stage], stage=stage, index=index
                 )
-                new = build_mixer(mixer, info, window_size=window_size, **(mixer_args or {}))
-                block.attn = TokenMixer(new.apply(init_linear))
+                block.attn = TokenMixer(_new_mixer(mixer, place, window_size, mixer_args))
     return model
+
+
+def _new_mixer(name: str, place: BlockInfo, window_size: int, options: dict[str, Any] | None) -> nn.Module:
+    return build_mixer(name, place, window_size=window_size, **(options or {})).apply(init_linear)
 
 
 def _grid(img_size: int | tuple[int, int], stride: int) -> tuple[int, int]:

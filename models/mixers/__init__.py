@@ -3,7 +3,7 @@
 Every file of this folder whose name does not begin with ``_`` is imported, so a new file is a new mixer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -33,7 +33,7 @@ def list_mixers() -> list[str]:
 
 
 def mixer_class(name: str) -> type[Mixer]:
-    """The class registered as ``name``; ValueError names the nearest one."""
+    """The class registered as ``name``; UserError names the nearest one."""
     if name not in _MIXERS:
         raise UserError(f"mixer: {name!r} is not known; {hint(name, _MIXERS)}")
     return _MIXERS[name]
@@ -46,12 +46,17 @@ def mixer_options(name: str) -> dict[str, Parameter]:
 
 
 def build_mixer(name: str, info: BlockInfo, *, window_size: int, **options: Any) -> Mixer:
-    """Build the mixer ``name`` for a place in the pyramid; ValueError names an option that it does not have."""
-    cls, known = mixer_class(name), mixer_options(name)
+    """Build the mixer ``name`` for a place in the pyramid; UserError names an option that it does not have."""
+    check_options(name, options)
+    return mixer_class(name)(info, window_size=window_size, **options)
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Raise UserError for the first of ``options`` that the mixer ``name`` does not have."""
+    known = mixer_options(name)
     for key in options:
         if key not in known:
             raise UserError(f"mixer_args.{key}: mixer {name!r} has no such option; {hint(key, known)}")
-    return cls(info, window_size=window_size, **options)
 
 
 def mixer_variants() -> dict[str, tuple[str, Variant]]:

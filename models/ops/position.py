@@ -1,4 +1,4 @@
-"""Per-position weights, given or generated, as PyTorch operators: see `library_shared` for what that means."""
+"""Per-position weights, given or generated, as PyTorch operators: see `shared` for what that means."""
 
 from typing import Any
 

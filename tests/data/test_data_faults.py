@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import Batch, CorruptImageError, DataConfig, WorkerError, build_eval_loader, build_train_loader
+from data import Batch, CorruptImageError, DataConfig, TrainLoader, WorkerError, build_eval_loader, build_train_loader
 from data.readers.folder import FolderReader
 from models.errors import UserError
 
@@ -43,6 +43,10 @@ def run_epoch(cfg: DataConfig) -> tuple[list[Batch], dict]:
     batches = list(loader.epoch(0))
     loader.close()
     return batches, loader.replaced
+
+
+def pids(loader: TrainLoader) -> list[int]:
+    return loader._pipeline.pool.pids
 
 
 @pytest.mark.parametrize("kind", sorted(DAMAGE))
@@ -104,8 +108,8 @@ def test_a_killed_worker_is_named_at_once(copied: Path, victim: int):
     loader = build_train_loader(config(copied, workers=2), img_size=40, batch_size=2, seed=5)
     batches = loader.epoch(0)
     next(batches)
-    pid = loader.worker_pids[victim]
-    others = loader.worker_pids
+    pid = pids(loader)[victim]
+    others = pids(loader)
     os.kill(pid, signal.SIGKILL)
     started = time.monotonic()
     with pytest.raises(WorkerError, match=rf"loader worker {victim} \(pid {pid}\) died: SIGKILL at epoch 0"):
@@ -120,7 +124,7 @@ def test_a_stalled_worker_is_named_after_the_timeout(copied: Path):
     loader = build_train_loader(config(copied, workers=1, timeout=1.0), img_size=40, batch_size=2, seed=5)
     batches = loader.epoch(0)
     next(batches)
-    os.kill(loader.worker_pids[0], signal.SIGSTOP)
+    os.kill(pids(loader)[0], signal.SIGSTOP)
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"loader worker 0 .* gave no batch for 1 s \(data.timeout\)"):
         list(batches)
@@ -132,7 +136,7 @@ def test_workers_leave_signals_of_the_job_to_the_main_process(copied: Path):
     batches = loader.epoch(0)
     next(batches)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        os.kill(loader.worker_pids[0], number)
+        os.kill(pids(loader)[0], number)
     assert len(list(batches)) == 20
     loader.close()
 
@@ -156,7 +160,7 @@ def test_workers_end_when_the_main_process_is_killed(copied: Path):
     if main == 0:
         loader = build_train_loader(config(copied, workers=2), img_size=40, batch_size=2)
         next(loader.epoch(0))
-        os.write(write, np.array(loader.worker_pids, dtype=np.int64).tobytes())
+        os.write(write, np.array(pids(loader), dtype=np.int64).tobytes())
         time.sleep(60)
         os._exit(0)
     workers = np.frombuffer(os.read(read, 16), dtype=np.int64).tolist()

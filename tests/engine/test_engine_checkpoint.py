@@ -127,8 +127,8 @@ def test_a_failing_write_leaves_no_temporary_file(tmp_path, monkeypatch):
 def test_weight_files_repeat_to_the_bit(tmp_path):
     state = {"b": torch.randn(3, 4).t(), "a": torch.arange(5)}
     about = {"model": {"name": "x"}, "step": 3, "top1": 12.5}
-    first = save_weights(tmp_path / "1.safetensors", state, about)
-    assert first == save_weights(tmp_path / "2.safetensors", state, dict(reversed(about.items())))
+    save_weights(tmp_path / "1.safetensors", state, about)
+    save_weights(tmp_path / "2.safetensors", state, dict(reversed(about.items())))
     data = (tmp_path / "1.safetensors").read_bytes()
-    assert first == hashlib.sha256(data).hexdigest() == file_hash(tmp_path / "2.safetensors")
+    assert hashlib.sha256(data).hexdigest() == file_hash(tmp_path / "2.safetensors")
     assert read_about(tmp_path / "1.safetensors") == about

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_evaluation import evaluate_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
 
 from data.classes import imagenet_classes
 from engine.config import load_config
-from engine.evaluate import evaluate_checkpoint
 from engine.weights import head_by_name, read_classes, save_weights
 from models import create_model
 from models.checkpoint import load_pretrained

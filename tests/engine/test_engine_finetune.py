@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from engine_evaluation import evaluate_checkpoint
 from safetensors.torch import load_file
 from timm.loss import SoftTargetCrossEntropy
 from torch.nn import functional
@@ -18,7 +19,6 @@ from data.config import DataConfig, MixupConfig
 from engine.build import plain_model
 from engine.class_weights import weigh, weights_of
 from engine.config import load_config
-from engine.evaluate import evaluate_checkpoint
 from engine.freeze import freeze, train_mode
 from engine.optim import build_optimizer, build_schedule, effective_rates, learning_rate
 from engine.patience import reason_to_end

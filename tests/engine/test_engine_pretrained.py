@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from engine_evaluation import evaluate_checkpoint
 from PIL import Image
 
 from data.classes import imagenet_classes
 from engine.build import initial_file, load_initial, plain_model
 from engine.config import Config, load_config, to_dict
-from engine.evaluate import evaluate_checkpoint
 from engine.run import train
 from engine.runfolder import check_same_run
 from models.errors import UserError

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_evaluation import evaluate_checkpoint
 from safetensors.torch import load_file
 from torch import nn
 
 from engine import trainer
 from engine.checkpoint import CheckpointFolder
 from engine.config import load_config, to_dict
-from engine.evaluate import evaluate_checkpoint
 from engine.logs import Trackers
 from engine.optim import build_optimizer, build_schedule
 from engine.run import train

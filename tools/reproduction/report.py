@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
+
+from scipy.stats import binomtest
 
 from models.released import Release
 from tools.reproduction.evaluations import Evaluation
@@ -48,11 +49,8 @@ def measures(evaluation: Evaluation, result: dict[str, Any]) -> list[Measure]:
 
 def wilson(right: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval of a share (Wilson, 1927), in percent."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, scale = right / images, 1 + z * z / images
-    middle = (share + z * z / (2 * images)) / scale
-    half = z / scale * (share * (1 - share) / images + z * z / (4 * images**2)) ** 0.5
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+    found = binomtest(right, images).proportion_ci(confidence, method="wilson")
+    return 100 * found.low, 100 * found.high
 
 
 def as_text(found: list[Measure], tables: list[Table], intervals: bool) -> str:

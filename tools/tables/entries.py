@@ -1,4 +1,4 @@
-"""The rows of Table 1 as measured on the operators themselves."""
+"""The rows of all tables: what each costs, what was measured, its status and its command."""
 
 from dataclasses import dataclass
 from functools import cache
