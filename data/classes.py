@@ -94,6 +94,13 @@ def sort_classes(names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
+def numbers_of(names: list[str]) -> tuple[list[int], list[str]]:
+    """Labels of images, and all classes in label order, from the name of each image's class."""
+    classes = sort_classes(names)
+    number = {name: label for label, name in enumerate(classes)}
+    return [number[name] for name in names], classes
+
+
 def relabel(records: ImageList, given: ClassList) -> ImageList:
     """Give the labels the order of a list, and their classes the names of it.
 

@@ -1,14 +1,13 @@
-"""What all tests share: the checkout's root, repeatable random numbers, and tests that run over the registries."""
+"""What all tests share: the checkout's root, repeatable random numbers, and tests that run over the registries.
+
+torch and the zoo are imported where they are used: the process that only hands out the tests has no need of them.
+"""
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from mixer_case import mixer_cases
-
-from models.zoo import FAMILIES
 
 
 @pytest.fixture
@@ -19,6 +18,8 @@ def repo() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -38,7 +39,11 @@ def engine_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFi
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``mixer_case``: every variant of every mixer; ``mixer_family``: every mixer that has named models."""
     if "mixer_case" in metafunc.fixturenames:
+        from mixer_case import mixer_cases
+
         cases = list(mixer_cases())
         metafunc.parametrize("mixer_case", cases, ids=[case.key for case in cases])
     if "mixer_family" in metafunc.fixturenames:
+        from models.zoo import FAMILIES
+
         metafunc.parametrize("mixer_family", FAMILIES)

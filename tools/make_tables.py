@@ -39,6 +39,7 @@ from tools.tables.loading import ROOT, load_expected_costs, load_tables, shown
 from tools.tables.render import as_markdown, as_text
 from tools.tables.results import load_records
 from tools.tables.schema import Table
+from tools.text import markdown_table
 
 
 def select(tables: list[Table], name: str | None) -> list[Table]:
@@ -71,8 +72,8 @@ def generators() -> dict[str, pages.Generator]:
         "table": table,
         "zoo": lambda folder: pages.zoo_table(list(tables.values()), records, folder),
         "sweep": lambda name: report.as_markdown(ROOT / name),
-        "models": lambda which: pages.markdown_table(model_list.table(which)),
-        "weights": lambda family: pages.markdown_table(model_list.weights_table(family, list(tables.values()))),
+        "models": lambda which: markdown_table(model_list.table(which)),
+        "weights": lambda family: markdown_table(model_list.weights_table(family, list(tables.values()))),
         "questions": lambda name: questions.as_markdown(ROOT / name, list(tables.values())),
     }
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables for a terminal and for pages."""
 
 from collections.abc import Sequence
 
@@ -16,3 +16,13 @@ def aligned(lines: Sequence[Sequence[str]], *, right: bool = False, rule: bool =
         ).rstrip()
         for line in lines
     )
+
+
+def markdown_row(line: list[str]) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """A Markdown table, its header first."""
+    return "\n".join(markdown_row(line) for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])

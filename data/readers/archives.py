@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.classes import sort_classes
+from data.classes import numbers_of
 from data.decode import Encoded, open_image
 from data.errors import CorruptImageError
 from data.image_list import ImageList, check_name, check_once, folder_classes, is_hidden, pack
-from data.readers.csv_list import LABELS, Listing, read_map
+from data.readers.csv_list import Listing, as_numbers, read_map
 from data.readers.folder import is_image_name
 from models.errors import UserError
 
@@ -104,13 +104,6 @@ def _members_of(names: list[str], path: Path, members: list[zipfile.ZipInfo]) ->
     return [known[name] for name in names]
 
 
-def numbers_of(folders: list[str]) -> tuple[list[int], list[str]]:
-    """Labels and classes of images from the names of their class folders."""
-    classes = sort_classes(folders)
-    number = {name: label for label, name in enumerate(classes)}
-    return [number[name] for name in folders], classes
-
-
 class ZipReader:
     """Reads images of a zip file by offset."""
 
@@ -196,11 +189,9 @@ def _tar_labels(names: list[str], keys: list[str | None], source: Path) -> tuple
     if len(given) < len(keys):
         name = names[keys.index(None)]
         raise UserError(f"{source} and its other shards: {name!r} has no .cls file, other images have one")
-    if not all(key.isascii() and key.isdecimal() for key in given):
+    labels = as_numbers(given, f"{source} and its other shards")
+    if labels is None:
         return *numbers_of(given), False
-    labels = [int(key) for key in given]
-    if max(labels) >= LABELS:
-        raise UserError(f"{source} and its other shards: label {max(labels)} is no class number")
     return labels, [str(number) for number in range(max(labels) + 1)], True
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.classes import sort_classes
+from data.classes import numbers_of
 from data.image_list import ImageList, check_name, check_once, first_folders, pack
 from data.readers.folder import is_image_name
 from models.errors import UserError
@@ -69,16 +69,22 @@ def _rows(rows: Iterable[list[str]], source: Path) -> Iterable[tuple[str, str]]:
 
 
 def _labelled(names: list[str], texts: list[str], source: Path) -> Listing:
-    if not all(text.isascii() and text.isdecimal() for text in texts):
-        classes = sort_classes(texts)
-        number = {name: label for label, name in enumerate(classes)}
-        return Listing(names, [number[text] for text in texts], classes, False)
-    labels = [int(text) for text in texts]
-    if max(labels) >= LABELS:
-        raise UserError(f"{source}: label {max(labels)} is no class number")
+    labels = as_numbers(texts, source)
+    if labels is None:
+        return Listing(names, *numbers_of(texts), False)
     folders = _folders(names, labels)
     numbers = [str(number) for number in range(max(labels) + 1)]
     return Listing(names, labels, folders or numbers, folders is None)
+
+
+def as_numbers(texts: list[str], source: object) -> list[int] | None:
+    """Labels that are numbers; None where one is a name. Raises UserError for a number that is none of a class."""
+    if not all(text.isascii() and text.isdecimal() for text in texts):
+        return None
+    labels = [int(text) for text in texts]
+    if max(labels) >= LABELS:
+        raise UserError(f"{source}: label {max(labels)} is no class number")
+    return labels
 
 
 def _folders(names: list[str], labels: list[int]) -> list[str] | None:

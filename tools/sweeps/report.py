@@ -18,7 +18,7 @@ from models.errors import UserError
 from tools.sweeps.grid import Grid, Group, RunSpec
 from tools.sweeps.jobs import Job
 from tools.sweeps.runner import USAGE
-from tools.text import aligned
+from tools.text import aligned, markdown_table
 
 
 class Metric(NamedTuple):
@@ -227,9 +227,7 @@ def as_markdown(path: Path) -> str:
     blocks = []
     for group in results.panels:
         own = [rows[name] for name in group.runs]
-        names = header(own)
-        lines = [names, ["---"] * len(names), *map(shown_row, own)]
-        blocks.append(f"**{group.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+        blocks.append(f"**{group.title}**\n\n{markdown_table([header(own), *map(shown_row, own)])}")
     runs = [run for row in results.rows for run in row.runs]
     datasets, commits = (sorted({run[key] for run in runs}) for key in ("dataset", "commit"))
     processors = sorted({run.get("processor", run["device"]) for run in runs})

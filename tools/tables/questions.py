@@ -18,10 +18,11 @@ from tools.sweeps import report
 from tools.tables.loading import ROOT, shown
 from tools.tables.paired import Difference, Noise, Scores, difference, pooled_noise
 from tools.tables.schema import Strict, Table
+from tools.text import markdown_table
 
 SAME = 1.0  # points: where the paper saw no difference, one within this is none either
 AGREES, DISAGREES, CANNOT_TELL, NOT_RUN = "agrees", "disagrees", "cannot tell", "not run"
-TableEntry = TypeVar("TableEntry")
+Member = TypeVar("Member")
 HEADER = ("question", "the paper", "here", "seeds", "verdict")
 
 
@@ -141,7 +142,7 @@ def answer(question: Question, tables: dict[str, Table]) -> Answer:
     return Answer((printed[0], printed[1]), (first.by_seed, second.by_seed), noise)
 
 
-def member(known: dict[str, TableEntry], key: str, where: str) -> TableEntry:
+def member(known: dict[str, Member], key: str, where: str) -> Member:
     """The entry of a key, or a UserError that names the nearest one."""
     if key not in known:
         raise UserError(f"{where}: {key!r} is not there; {hint(key, known)}")
@@ -164,7 +165,5 @@ def load_questions(path: Path) -> list[Question]:
 def as_markdown(path: Path, tables: list[Table]) -> str:
     """The questions of a file as a table, each with its answer."""
     by_name = {table.table: table for table in tables}
-    lines = [HEADER, ["---"] * len(HEADER)]
-    for question in load_questions(path):
-        lines.append([question.question, *answer(question, by_name).cells(question.table)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    asked = load_questions(path)
+    return markdown_table([HEADER, *([q.question, *answer(q, by_name).cells(q.table)] for q in asked)])

@@ -14,7 +14,7 @@ from tools.tables.loading import ROOT, shown
 from tools.tables.printed import COSTS, UNITS
 from tools.tables.results import Record, counting, measured_value, of_row
 from tools.tables.schema import Column, Row, Table
-from tools.text import aligned
+from tools.text import aligned, markdown_row, markdown_table
 
 OURS = "ours"
 
@@ -148,16 +148,6 @@ def as_markdown(table: Table, entries: list[TableEntry]) -> str:
         output.append(markdown_row([line[0], line[-1], config, *line[1:-1]]))
     notes = [note.replace("*", "\\*", 1) if note.startswith("*") else note for note in footnotes(table, entries)]
     return "\n".join([*output, *(["", *(f"- {note}" for note in notes)] if notes else [])]).lstrip("\n")
-
-
-def markdown_row(line: list[str]) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """A Markdown table, its header first."""
-    return "\n".join(markdown_row(line) for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
 
 
 BLOCK = re.compile(r"<!-- generated: (?P<kind>\w+) (?P<name>\S+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
