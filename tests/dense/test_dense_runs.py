@@ -17,6 +17,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
@@ -74,21 +75,36 @@ def test_trains_resumes_and_tests(task: str, steps: int, metrics, scenes: Path, 
     assert len(losses(work)) == steps
     before = json.loads((work / "result.json").read_text())
     assert before["iterations"] == steps and before["seed"] == 1 and before["eval_images"] == 6
-    assert all(0 <= before["metrics"][name] <= 100 for name in metrics)
+    assert before["metrics"].keys() >= set(metrics)
     train(task, [CONFIGS[task], *amp, "--resume", *options(task, scenes, work, 2 * first)])
     found = losses(work)
     assert len(found) == 2 * steps and all(0 < value < 20 for value in found)
     last = (work / "last_checkpoint").read_text()
-    assert json.loads((work / "result.json").read_text())["checkpoint_sha256"] == file_hash(Path(last))
+    result = json.loads((work / "result.json").read_text())
+    assert result["checkpoint_sha256"] == file_hash(Path(last))
     torch.load(last, weights_only=True)  # plain, without any exception
     capfd.readouterr()
     folder = tmp_path / "pictures"
     arguments = [CONFIGS[task], last, "--data-root", str(scenes), "--work-dir", str(work), "--show-dir", str(folder)]
-    run_test(task, [*arguments, "--json", str(tmp_path / "m.json"), "--cfg-options", *LOADERS])
+    drawn = ["+default_hooks.visualization.score_thr=0.05"] if task == "detection" else []  # it is sure of nothing yet
+    run_test(task, [*arguments, "--json", str(tmp_path / "m.json"), "--cfg-options", *LOADERS, *drawn])
     printed = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert printed == json.loads((tmp_path / "m.json").read_text())
-    assert all(0 <= printed[name] <= 100 for name in metrics)
-    assert len(list(folder.rglob("*.png"))) + len(list(folder.rglob("*.jpg"))) == 6
+    # A validation computes in float32 whatever the training does, as a test does.
+    assert {name: printed[name] for name in result["metrics"]} == pytest.approx(result["metrics"], abs=1e-5)
+    pictures = sorted([*folder.rglob("*.png"), *folder.rglob("*.jpg")])
+    for picture, original in zip(pictures, sorted((scenes / "images/validation").iterdir()), strict=True):
+        assert original.stem in picture.name
+        shown = differences(np.asarray(Image.open(picture).convert("RGB"), float), np.asarray(Image.open(original)))
+        assert min(shown) > 4, "truth and predictions are drawn in"
+
+
+def differences(picture: np.ndarray, original: np.ndarray) -> list[float]:
+    """Mean differences of a picture's halves, which are the truth and the predictions, from the original and of both;
+    of JPEG alone it is below 2.
+    """
+    truth, found = np.split(picture, 2, axis=1)
+    return [float(np.abs(one - two).mean()) for one, two in ((truth, original), (found, original), (truth, found))]
 
 
 def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(scenes: Path, tmp_path: Path) -> None:
