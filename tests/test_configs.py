@@ -48,6 +48,12 @@ def test_it_loads_builds_and_runs(path: Path) -> None:
     build_schedule(optimizer, config.train, steps_per_epoch=10)
 
 
+@pytest.mark.parametrize("family", ["swin", "dw_conv", "d_dw_conv", "i_dynamic"])
+@pytest.mark.parametrize(("size", "rate"), [("tiny", 0.2), ("base", 0.5)])
+def test_stochastic_depth_is_that_of_section_3_2(family: str, size: str, rate: float) -> None:
+    assert load_config(CONFIGS / "imagenet" / f"{family}_{size}.yaml", world_size=1).model.drop_path_rate == rate
+
+
 def test_every_run_has_a_folder_of_its_own() -> None:
     folders = defaultdict(list)
     for path in WHOLE:

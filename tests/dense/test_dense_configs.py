@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
+from engine.dense.launch import _set_multi_scale
 from models import list_models
 from models.mm import ZooBackbone
 
@@ -98,6 +99,26 @@ def test_the_rate_on_ade20k_is_swins_at_every_iteration() -> None:
             schedule.step()
 
 
+@pytest.mark.parametrize(("kind", "last", "milestones"), [("cascade", 500, (27, 33)), ("mask", 1000, (8, 11))])
+def test_the_rate_on_coco_is_swins(kind: str, last: int, milestones: tuple[int, int]) -> None:
+    """Linear from a thousandth to 1e-4 at the last iteration of the warm-up, a tenth of that from each milestone on."""
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-4)
+    warm, steps = (
+        PARAM_SCHEDULERS.build({**entry, "optimizer": optimizer})
+        for entry in config_of(kind, "dw_conv_tiny").param_scheduler
+    )
+    found = {}
+    for iteration in range(last + 1):
+        found[iteration] = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        warm.step()
+    assert [found[at] for at in (0, last // 2, last)] == pytest.approx([1e-7, 5e-5, 1e-4], rel=5e-3)
+    for epoch in range(milestones[1] + 1):
+        tenths = sum(epoch >= milestone for milestone in milestones)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * 0.1**tenths), epoch
+        steps.step()
+
+
 def test_footnote_6_differs_in_its_last_learning_rate_alone() -> None:
     name = "upernet_dw-conv-base_160k_ade20k-512x512"
     plain = Config.fromfile(ROOT / f"segmentation/configs/{name}.py")
@@ -114,6 +135,23 @@ def test_multi_scale_testing_resizes_the_short_side() -> None:
     assert [tuple(step.scale) for step in resizes] == [
         (int(2048 * r), int(512 * r)) for r in (0.5, 0.75, 1, 1.25, 1.5, 1.75)
     ]
+    assert all(step.type == "Resize" and step.keep_ratio for step in resizes)
+
+
+def test_multi_scale_testing_is_of_the_picture_and_its_mirror_image() -> None:
+    """And of ADE20K's labels, whose 0 is no class."""
+    augment = config_of("upernet", "dw_conv_tiny").tta_pipeline[1]
+    _, flips, (labels,), (packing,) = augment.transforms
+    assert augment.type == "TestTimeAug" and packing.type == "PackSegInputs"
+    assert flips == [{"type": "RandomFlip", "prob": prob, "direction": "horizontal"} for prob in (0.0, 1.0)]
+    assert labels == {"type": "LoadAnnotations", "reduce_zero_label": True}
+
+
+def test_multi_scale_testing_averages_the_models_answers_over_its_own_pipeline() -> None:
+    config, plain = config_of("upernet", "dw_conv_tiny"), config_of("upernet", "dw_conv_tiny")
+    _set_multi_scale(config)
+    assert [step.type for step in config.test_dataloader.dataset.pipeline] == ["LoadImageFromFile", "TestTimeAug"]
+    assert config.model.type == "SegTTAModel" and config.model.module == plain.model
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from tools import predict
-from tools.pictures.dense import load_dense
+from tools.pictures.dense import Detector, load_dense
 
 pytestmark = pytest.mark.dense
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,13 +41,28 @@ def test_a_detector_and_a_segmentor_side_by_side(scenes: Path, tmp_path: Path) -
     assert predict.main(arguments) == 0
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [sorted(record.keys() - {"image", "model"}) for record in records] == [["objects"], ["labels"]] * 2
-    for record in records:
-        if "labels" in record:
-            assert abs(sum(record["labels"].values()) - 1) < 0.01
-            assert set(record["labels"]) <= {"background", *"0123456789"}
-        for item in record.get("objects", []):
-            assert item["name"] in "0123456789" and item["score"] >= 0.05
+    for objects, labels in zip(records[::2], records[1::2], strict=True):
+        assert abs(sum(labels["labels"].values()) - 1) < 0.01
+        assert set(labels["labels"]) <= {"background", *"0123456789"}
+        assert objects["objects"], "random weights are sure of nothing, and 0.05 is little"
+        assert {item["name"] for item in objects["objects"]} <= set("0123456789")
+        assert all(item["score"] >= 0.05 for item in objects["objects"])
     assert Image.open(tmp_path / "out" / "sheet.png").width > 3 * 420
+
+
+def test_a_detector_gives_what_it_is_sure_of_the_surest_first() -> None:
+    boxes = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
+    found = InstanceData(bboxes=boxes, labels=torch.tensor([2, 0, 1]), scores=torch.tensor([0.5, 0.75, 0.25]))
+    found.masks = torch.arange(3).view(3, 1, 1) == torch.arange(3)  # each of another pixel
+    detector = Detector.__new__(Detector)
+    detector.model, detector.names, detector.threshold = None, ["a", "b", "c"], 0.3
+    detector._infer = lambda model, image: SimpleNamespace(pred_instances=found)
+    objects = detector(Image.new("RGB", (3, 1))).found
+    assert [(item.name, item.index, item.score, item.box) for item in objects] == [
+        ("a", 0, 0.75, (5, 6, 7, 8)),
+        ("c", 2, 0.5, (1, 2, 3, 4)),
+    ]
+    assert [item.mask.tolist() for item in objects] == [[[False, True, False]], [[True, False, False]]]
 
 
 def test_a_segmentor_sees_images_at_the_scale_of_its_test_set(scenes: Path, tmp_path: Path) -> None:

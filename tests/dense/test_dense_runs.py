@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import InstanceData, PixelData
-from mmseg.structures import SegDataSample
+from PIL import Image
 
 from engine.dense.launch import start_cpu_group, train
 from engine.dense.launch import test as run_test
@@ -74,21 +70,36 @@ def test_trains_resumes_and_tests(task: str, steps: int, metrics, scenes: Path, 
     assert len(losses(work)) == steps
     before = json.loads((work / "result.json").read_text())
     assert before["iterations"] == steps and before["seed"] == 1 and before["eval_images"] == 6
-    assert all(0 <= before["metrics"][name] <= 100 for name in metrics)
+    assert before["metrics"].keys() >= set(metrics)
     train(task, [CONFIGS[task], *amp, "--resume", *options(task, scenes, work, 2 * first)])
     found = losses(work)
     assert len(found) == 2 * steps and all(0 < value < 20 for value in found)
     last = (work / "last_checkpoint").read_text()
-    assert json.loads((work / "result.json").read_text())["checkpoint_sha256"] == file_hash(Path(last))
+    result = json.loads((work / "result.json").read_text())
+    assert result["checkpoint_sha256"] == file_hash(Path(last))
     torch.load(last, weights_only=True)  # plain, without any exception
     capfd.readouterr()
     folder = tmp_path / "pictures"
     arguments = [CONFIGS[task], last, "--data-root", str(scenes), "--work-dir", str(work), "--show-dir", str(folder)]
-    run_test(task, [*arguments, "--json", str(tmp_path / "m.json"), "--cfg-options", *LOADERS])
+    drawn = ["+default_hooks.visualization.score_thr=0.05"] if task == "detection" else []  # it is sure of nothing yet
+    run_test(task, [*arguments, "--json", str(tmp_path / "m.json"), "--cfg-options", *LOADERS, *drawn])
     printed = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert printed == json.loads((tmp_path / "m.json").read_text())
-    assert all(0 <= printed[name] <= 100 for name in metrics)
-    assert len(list(folder.rglob("*.png"))) + len(list(folder.rglob("*.jpg"))) == 6
+    # A validation computes in float32 whatever the training does, as a test does.
+    assert {name: printed[name] for name in result["metrics"]} == pytest.approx(result["metrics"], abs=1e-5)
+    pictures = sorted([*folder.rglob("*.png"), *folder.rglob("*.jpg")])
+    for picture, original in zip(pictures, sorted((scenes / "images/validation").iterdir()), strict=True):
+        assert original.stem in picture.name
+        shown = differences(np.asarray(Image.open(picture).convert("RGB"), float), np.asarray(Image.open(original)))
+        assert min(shown) > 4, "truth and predictions are drawn in"
+
+
+def differences(picture: np.ndarray, original: np.ndarray) -> list[float]:
+    """Mean differences of a picture's halves, which are the truth and the predictions, from the original and of both;
+    of JPEG alone it is below 2.
+    """
+    truth, found = np.split(picture, 2, axis=1)
+    return [float(np.abs(one - two).mean()) for one, two in ((truth, original), (found, original), (truth, found))]
 
 
 def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(scenes: Path, tmp_path: Path) -> None:
@@ -244,59 +255,6 @@ def test_a_checkpoint_of_the_librarys_own_tools_is_read(tmp_path: Path) -> None:
     del buffer._statistics_methods["evil"]
     with pytest.raises(UserError, match="register_statistics"):
         read_checkpoint(file)
-
-
-@pytest.mark.parametrize("name", [
-    "detection/configs/cascade-mask-rcnn_d-dw-conv-tiny_fpn_3x_coco.py",
-    "detection/configs/mask-rcnn_dw-conv-tiny_fpn_1x_coco.py",
-    "segmentation/configs/upernet_i-dynamic-tiny_160k_ade20k-512x512.py",
-])  # fmt: skip
-def test_the_papers_models_take_a_step_on_one_device(name: str) -> None:
-    """The full heads on a nano backbone: a loss, and a gradient for every parameter that can have one."""
-    config = Config.fromfile(ROOT / name)
-    model = config.model
-    model.backbone.update(name=model.backbone.name.replace("tiny", "nano"), init_cfg=None)
-    scope, widths = config.default_scope, [32, 64, 128, 256]
-    if scope == "mmdet":
-        model.neck.in_channels = widths
-        stages = model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]
-        for stage in stages:
-            stage.sampler.num = 8
-        model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
-    else:
-        model.decode_head.in_channels, model.auxiliary_head.in_channels = widths, 128
-        model.data_preprocessor.size = (100, 130)
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(scope):
-        built = revert_sync_batchnorm(MODELS.build({**model, "_scope_": scope})).train()
-        losses, _ = built.parse_losses(built(**built.data_preprocessor(sample(scope), True), mode="loss"))
-    losses.backward()
-    assert losses.isfinite()
-    without = [key for key, value in built.named_parameters() if value.grad is None]
-    assert without == []
-
-
-def sample(scope: str) -> dict:
-    """Two images of 100x130 with two objects each, or with labels."""
-    samples = []
-    for _ in range(2):
-        meta = {"img_shape": (100, 130), "ori_shape": (100, 130), "scale_factor": (1.0, 1.0)}
-        if scope == "mmdet":
-            boxes = torch.tensor([[10.0, 10, 50, 60], [60, 20, 120, 90]])
-            masks = np.zeros((2, 100, 130), np.uint8)
-            masks[0, 10:60, 10:50] = masks[1, 20:90, 60:120] = 1
-            item = DetDataSample(metainfo=meta)
-            item.gt_instances = InstanceData(
-                bboxes=boxes, labels=torch.tensor([3, 70]), masks=BitmapMasks(masks, 100, 130)
-            )
-        else:
-            item = SegDataSample(metainfo=meta)
-            item.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, 100, 130)))
-        samples.append(item)
-    return {
-        "inputs": [torch.randint(0, 255, (3, 100, 130), dtype=torch.uint8) for _ in range(2)],
-        "data_samples": samples,
-    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the library itself starts the group on GPUs")

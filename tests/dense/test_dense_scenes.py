@@ -104,10 +104,11 @@ def test_run_lengths() -> None:
 def test_scenes_hold_the_objects_asked_for() -> None:
     digits = np.zeros((1, 28, 28), np.uint8)
     digits[0, 6:22, 12:16] = 255
-    spec = SceneSpec(width=96, height=64, digit_heights=(20, 30), objects=(3, 3))
-    rng = np.random.default_rng(0)
-    scene = make_scenes.compose_scene(load_photographs("val"), digits, np.array([1]), spec, rng)
-    assert scene.image.shape == (64, 96, 3) and 1 <= len(scene.objects) <= 3
+    spec = SceneSpec(width=192, height=160, digit_heights=(20, 30), objects=(3, 3))  # with room for all three
+    photographs = load_photographs("val")
+    for seed in range(10):
+        scene = make_scenes.compose_scene(photographs, digits, np.array([1]), spec, np.random.default_rng(seed))
+        assert scene.image.shape == (160, 192, 3) and [digit for digit, _ in scene.objects] == [1, 1, 1]
 
 
 def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:

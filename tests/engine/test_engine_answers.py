@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from engine_ranks import on_ranks
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 import eval_cls
@@ -149,6 +151,17 @@ def test_every_size_of_matrix_is_a_picture_that_fits_a_screen(count: int, tmp_pa
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=3), "the matrix is square"
     assert np.median(rows - rows.min() - columns + columns.min()) == pytest.approx(0, abs=3)
     assert np.corrcoef(rows, columns)[0, 1] > 0.4, "the right answers lie on the falling diagonal"
+
+
+def test_rows_of_the_matrix_are_the_true_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(confusion, "FigureCanvasAgg", lambda figure: figures.append(figure) or FigureCanvasAgg(figure))
+    confusion.draw_confusion(tmp_path / "c.png", np.array([[1, 9], [0, 10]]), ["a", "b"])
+    (axes,) = figures[0].axes
+    assert axes.images[0].get_array().tolist() == [[10, 90], [0, 100]]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("class", "taken for")
+    written = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
+    assert written == {(0, 0): "10", (1, 0): "90", (1, 1): "100"}
 
 
 def test_the_lists_name_mistakes_and_lowest_classes() -> None:

@@ -69,6 +69,18 @@ def test_window_weights_follow_their_windows() -> None:
     assert larger.shape == (1, 2, 144, 144) and torch.allclose(larger.sum(-1), torch.ones(()), atol=1e-4)
 
 
+def test_outputs_and_inputs_of_window_weights_are_resized_each_by_its_rule() -> None:
+    """w[o, i] = f[o] g[i]: f as interpolated; g scaled to its new number of taps, and what its sum lacks spread."""
+    f, g = torch.randn(2, 2, 3, 3).unbind()  # of two heads
+    weights = f.flatten(1)[:, :, None] * g.flatten(1)[:, None]
+    outputs, inputs = (F.interpolate(part[None], size=(4, 4), mode="bicubic")[0].flatten(1) for part in (f, g))
+    inputs = inputs * 9 / 16
+    inputs = inputs + (g.sum((1, 2)) - inputs.sum(1))[:, None] / 16
+    torch.testing.assert_close(
+        resize_window_weights(weights[None], (1, 1), 4)[0], outputs[:, :, None] * inputs[:, None]
+    )
+
+
 CASES = {
     "swin_nano": ({}, "relative_position_bias_table"),
     "dw_conv_nano": ({}, "op.weight"),

@@ -73,6 +73,23 @@ def test_every_norm_in_every_block(name: str, norm: str) -> None:
     assert not any(type(m) is nn.BatchNorm2d for m in synced.modules())
 
 
+class Dropped(nn.Module):
+    """Stochastic depth that drops every branch, and counts them."""
+
+    branches = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.branches += 1
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(("options", "branches"), [({}, 2), ({"se": True}, 2), ({"extra_dw": True}, 3)], ids=str)
+def test_a_block_whose_branches_are_dropped_is_the_identity(options: dict[str, bool], branches: int) -> None:
+    block = create_model("dw_conv_nano", **options).stages[0].blocks[0]
+    block.drop_path, x = Dropped(), torch.randn(2, 5, 6, 32)
+    assert torch.equal(block(x), x) and block.drop_path.branches == branches
+
+
 def test_pointwise_is_a_1x1_convolution() -> None:
     ours, theirs = pointwise_conv(6, 10, bias=True), nn.Conv2d(6, 10, 1)
     ours.load_state_dict(theirs.state_dict())  # (10, 6, 1, 1) as (10, 6)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from timm.data import resolve_model_data_config
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
@@ -85,6 +86,13 @@ def test_initialisation() -> None:
                 assert module.weight.abs().max() <= bound and module.weight.std() > 0.4 * bound, key
         rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
         assert rates == pytest.approx([0.2 * i / (len(rates) - 1) for i in range(len(rates))])
+
+
+def test_timm_is_told_imagenets_statistics() -> None:
+    """What timm's own scripts feed the models with."""
+    statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    sampling = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+    assert resolve_model_data_config(on_meta("dw_conv_nano")) == statistics | sampling
 
 
 def test_depthwise_convolution_starts_like_conv2d() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,7 +12,7 @@ from engine.config import load_config
 from models import build_model, create_model
 from models.cost import model_cost
 from models.mixers import BlockInfo, build_mixer
-from models.mixers.conv_attention import FORMS, ConvAttention, WindowWeights
+from models.mixers.conv_attention import FORMS, ConvAttention, PreConv, WindowWeights
 from models.ops import window_products
 
 DIM, HEADS, SIDE, SIZE = 4, 2, 3, (4, 5)
@@ -45,7 +46,7 @@ def projections(weights: WindowWeights, head: int) -> tuple[Tensor, Tensor]:
     """(P_q, P_k) of a head, each (C / heads, C), the scale of attention inside P_q."""
     part = slice(head * DIM // HEADS, (head + 1) * DIM // HEADS)
     query, key = weights.qk.weight.detach().chunk(2)
-    return query[part] * weights.scale, key[part]
+    return query[part] * (DIM / HEADS) ** -0.5, key[part]
 
 
 def theta(weights: WindowWeights, head: int) -> Tensor:
@@ -164,6 +165,20 @@ def test_weights_are_the_equation(case: str, softmax: bool) -> None:
                     expected = expected.exp() / expected.exp().sum()
                     assert not got[~on_map].any()
                 torch.testing.assert_close(got[on_map], expected)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("shared", DIM), ("full", 1)])
+def test_the_convolution_before_the_products_is_followed_by_bn_and_relu(kind: str, groups: int) -> None:
+    """The equations leave both out, and the tests of them take both away."""
+    pre, x = PreConv(DIM, kind).eval(), torch.randn(2, *SIZE, DIM)
+    norm = pre.norm
+    for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+        values.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    kernel = pre.conv.weight.expand(DIM, DIM // groups, 3, 3)
+    convolved = F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1, groups=groups)
+    normed = F.batch_norm(convolved, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    torch.testing.assert_close(pre(x), F.relu(normed).permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("form", FORMS)

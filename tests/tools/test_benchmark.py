@@ -6,11 +6,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import loop, speed, suites
+from benchmarks import loop, measure, speed, suites
 from benchmarks.measure import interleaved, peak_memory
 from benchmarks.report import group_table, paper_accuracy
 from benchmarks.runtimes import RUNTIMES, runtime_step
@@ -84,11 +85,12 @@ def test_ratios_name_their_peer_when_the_first_model_fails(monkeypatch: pytest.M
         return build_model(spec, work)
 
     monkeypatch.setattr(speed, "build_model", build)
-    models = suites.group(Work("inference", "fp32", 1, 32, "cpu"), ["swin_nano", "dw_conv_nano", "d_dw_conv_nano"])
+    models = suites.group(Work("inference", "fp32", 2, 32, "cpu"), ["swin_nano", "dw_conv_nano", "d_dw_conv_nano"])
     found = speed.run_group(models, {"gemm_fp32": 1.0}, 2, time.monotonic() + 60)
     failed, peer, other = found["rows"]
     assert failed == {"model": "swin_nano", "error": "no such luck"} and found["ratio_to"] == "dw_conv_nano"
     assert peer["ratio"] == 1 and other["ratio"] == pytest.approx(peer["milliseconds"] / other["milliseconds"])
+    assert other["images_per_second"] * other["milliseconds"] == pytest.approx(1000 * 2)  # two images a step
     title, _, first, *_ = group_table(found).splitlines()
     assert title.endswith("; ratios to dw_conv_nano, as swin_nano failed") and "no such luck" in first
 
@@ -99,6 +101,30 @@ def test_calls_take_turns_and_stop_in_time() -> None:
     timings = interleaved(calls, "cpu", rounds=50, deadline=time.monotonic())
     assert order[-6:] == ["a", "b"] * 3 and timings["a"].rounds == 3
     assert 0.1 < timings["a"].quarter <= timings["a"].median <= timings["a"].three_quarters
+
+
+def test_the_clock_of_a_gpu_is_read_when_it_has_done_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def clock() -> float:
+        order.append("clock")
+        return 2.0 * len(order)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("wait"))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=clock))
+    assert measure.seconds_of(lambda: order.append("call"), "cuda:1", repeats=2) == 4
+    assert order == ["wait", "clock", "call", "call", "wait", "clock"]
+
+
+def test_inference_is_timed_without_gradients_and_training_with_them() -> None:
+    spec, seen = parse_spec("dw_conv_nano"), []
+    for mode in ("inference", "train"):
+        work = Work(mode, "fp32", 2, 32, "cpu")
+        model = build_model(spec, work)
+        step = step_of(model, spec, work)
+        model.head.register_forward_hook(lambda head, *_: seen.append((torch.is_grad_enabled(), head.training)))
+        step()
+    assert seen == [(False, False), (True, True)]
 
 
 def test_peak_memory_counts_what_lives_together() -> None:

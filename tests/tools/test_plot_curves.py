@@ -44,6 +44,17 @@ def test_the_figure_has_ink_on_both_sides(tmp_path: Path) -> None:
     assert coloured[:, half:].sum() > 500
 
 
+def test_the_loss_stands_on_the_left_and_the_score_on_the_right(tmp_path: Path, monkeypatch) -> None:
+    figures = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plot.plt, "close", figures.append)
+        draw_curves([Curve("a", [(1, 2.0)], [(1, 50.0)])], tmp_path / "curves.png")
+    shown = [(axis.get_ylabel(), axis.lines[0].get_ydata()) for axis in figures[0].axes]
+    plot.plt.close(figures[0])
+    assert shown == [("training loss", [2.0]), ("validation top-1 (%)", [50.0])]
+    assert figures[0].axes[0].get_position().x1 < figures[0].axes[1].get_position().x0
+
+
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     monkeypatch.setattr(sys, "argv", ["plot.py", "curves", *arguments])
     assert plot.main() == 2

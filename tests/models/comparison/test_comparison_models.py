@@ -3,9 +3,12 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from models import create_model, list_models
-from models.comparison.swapped import TokenMixer
+from models.comparison.pvt import PVT, PVTBlock, ReducedAttention
+from models.comparison.resnet import basic_block_resnet
+from models.comparison.swapped import TokenMixer, svt_with_mixer, volo_with_mixer
 from models.mixers.dw_conv import StaticDepthwise
 from models.mixers.window_attention import WindowAttention
 
@@ -63,13 +66,56 @@ def test_stochastic_depth_and_head_are_arguments(name: str) -> None:
     assert max(rates) == pytest.approx(0.3)
 
 
+def test_pvt_has_the_heads_of_its_paper() -> None:
+    """Table 1 of PVT: a number that no parameter shows."""
+    with torch.device("meta"):
+        model = create_model("pvt_small")
+    assert [{block.attn.num_heads for block in stage.blocks} for stage in model.stages] == [{1}, {2}, {5}, {8}]
+
+
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_pvt_attention_is_torchs_over_the_reduced_map(reduction: int) -> None:
+    layer, x = ReducedAttention(8, 2, reduction), torch.randn(2, 24, 8)
+    source = x
+    if reduction == 2:  # each key is of a patch of the 4x6 map
+        grid = x.view(2, 4, 6, 8)
+        patches = [grid[:, row : row + 2, column : column + 2] for row in (0, 2) for column in (0, 2, 4)]
+        reduced = [torch.einsum("bijc,ocij->bo", patch, layer.reduce.weight) for patch in patches]
+        source = F.layer_norm(torch.stack(reduced, 1) + layer.reduce.bias, (8,), eps=1e-6)
+    projections = [torch.cat((getattr(layer.q, name), getattr(layer.kv, name))) for name in ("weight", "bias")]
+    out = (0.0, layer.proj.weight, layer.proj.bias)
+    inputs = [tokens.transpose(0, 1) for tokens in (x, source, source)]
+    expected, _ = F.multi_head_attention_forward(*inputs, 8, 2, *projections, None, None, False, *out)
+    torch.testing.assert_close(layer(x, (4, 6)), expected.transpose(0, 1))
+
+
+def test_pvt_block_without_its_branches_is_the_identity() -> None:
+    block, x = PVTBlock(8, 2, 4, 2, 0.0), torch.randn(2, 24, 8)
+    for layer in (block.attn.proj, block.mlp.fc2):
+        layer.weight.data.zero_()
+        layer.bias.data.zero_()
+    assert torch.equal(block(x, (4, 6)), x)
+
+
+def test_pvt_hands_maps_on_as_they_lie() -> None:
+    model = PVT(depths=(1, 1, 1, 1), img_size=(32, 64)).eval()
+    image = x = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        for stride, stage in zip((4, 8, 16), model.stages, strict=False):
+            x = stage(x)[0].unflatten(1, (32 // stride, 64 // stride)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(model.forward_features(image), model.norm(model.stages[3](x)[0]))
+
+
 def test_pvt_takes_other_sizes_by_interpolated_positions() -> None:
     torch.manual_seed(0)
     model = create_model("pvt_small", img_size=64, num_classes=3).eval()
     other = create_model("pvt_small", img_size=96, num_classes=3).eval()
     state = model.state_dict()
     for stage, part in enumerate(model.stages):
-        state[f"stages.{stage}.pos_embed"] = part.positions(other.stages[stage].grid)
+        first = int(stage == 3)  # the class token has a position of its own, which stays
+        table = part.pos_embed[:, first:].mT.unflatten(2, part.grid)
+        grown = F.interpolate(table, other.stages[stage].grid, mode="bilinear").flatten(2).mT
+        state[f"stages.{stage}.pos_embed"] = torch.cat((part.pos_embed[:, :first], grown), 1)
     other.load_state_dict(state)
     x = torch.randn(1, 3, 96, 96)
     torch.testing.assert_close(model(x), other(x))
@@ -128,6 +174,24 @@ def test_svt_has_our_operator_in_place_of_nine_local_attentions() -> None:
     local = {key for key, m in original.named_modules() if type(m).__name__ == "LocallyGroupedAttn"}
     assert swapped == local
     assert len(swapped) == 9
+
+
+def test_mixers_put_into_other_models_start_as_in_ours() -> None:
+    """Linear layers: standard deviation 0.02, where PyTorch's own of 48 inputs would be 0.083."""
+    sizes = {"img_size": 64, "num_classes": 2, "num_heads": (2, 2, 2, 2), "embed_dim": (48, 48, 48, 48)}
+    volo = volo_with_mixer(mixer="window_attention", layers=(1, 1, 1, 1), **sizes)
+    svt = svt_with_mixer(mixer="window_attention", depths=(1, 1, 1, 1), **sizes)
+    for model in (volo, svt):
+        mixer = next(module for module in model.modules() if isinstance(module, WindowAttention))
+        stds = [module.weight.std().item() for module in mixer.modules() if isinstance(module, torch.nn.Linear)]
+        assert stds == pytest.approx([0.02] * 2, rel=0.1)
+
+
+def test_resnet_stem_starts_as_timms_convolutions_do() -> None:
+    """He's normal initialisation by the outputs: 32 and 64 channels, 3x3."""
+    stem = basic_block_resnet(layers=(1, 1, 1, 1), num_classes=2).conv1
+    for conv, fan_out in ((stem[0], 32 * 9), (stem[3], 64 * 9)):
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
 def test_token_mixer_keeps_rows_and_columns_apart() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.ops import generate_and_aggregate, local_aggregate
+from models.ops import generate_and_aggregate, local_aggregate, use_backend
 
 WEIGHTS = {"static": (), "image": (2,), "position": (2, 3, 4)}
 
@@ -20,6 +20,15 @@ def _inputs(kind: str, kernel: int, groups: int = 2) -> tuple[torch.Tensor, torc
 def test_gradients(kind: str, kernel: int) -> None:
     leaves = [tensor.requires_grad_() for tensor in _inputs(kind, kernel)]
     torch.autograd.gradcheck(local_aggregate, leaves)
+
+
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_gradients_of_the_reference(kind: str, kernel: int) -> None:
+    """By finite differences, as test_ops_oracle.py compares all others with them."""
+    leaves = [tensor.requires_grad_() for tensor in _inputs(kind, kernel)]
+    with use_backend("reference"):
+        torch.autograd.gradcheck(local_aggregate, leaves, fast_mode=True)
 
 
 def test_generated_weights_equal_given_weights() -> None:
