@@ -42,7 +42,7 @@ from models.errors import UserError
 from models.mixers import list_mixers
 from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
 from models.theory.curves import SHIFTS, SUBJECTS, WINDOW, measure_curves
-from models.theory.measure import Measurement
+from models.theory.examine import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
 from models.theory.translation import EXACT, translation_kind
 from tools.text import aligned
@@ -114,7 +114,7 @@ def numbers(result: Measurement) -> dict[str, Any]:
     return {
         "window": list(result.window),
         "windows_see_each_other": not result.partition,
-        "period": result.period,
+        "period": result.period[0] if result.period[0] == result.period[1] else list(result.period),
         "channel_groups": result.channel_groups,
         "rank": result.rank,
         "neurons": result.neurons,

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from ..mixers.base import Properties
 from .catalog import Layer, Setting
-from .measure import Measurement, measure
+from .examine import Measurement
+from .measure import measure
 
 COLUMNS = {
     "positions": "sparse between positions",

@@ -16,7 +16,8 @@ from models.theory.layers import (
     Pointwise,
     Pyramid,
 )
-from models.theory.measure import channel_by_channel, connection_matrix, position_by_position, value_map
+from models.theory.matrix import channel_by_channel, connection_matrix, position_by_position
+from models.theory.measure import value_map
 
 N, C = 6, 3
 LINE = (1, N)

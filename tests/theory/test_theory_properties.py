@@ -15,8 +15,9 @@ from models.mixers.d_dw_conv import DynamicDepthwise
 from models.mixers.dw_conv import StaticDepthwise
 from models.mixers.window_attention import WindowAttention
 from models.theory.catalog import LAYERS, TABLE_1, Setting
+from models.theory.examine import Measurement
 from models.theory.layers import Convolution, FullyConnected, LowRankMLP
-from models.theory.measure import Measurement, measure
+from models.theory.measure import measure
 from models.theory.table import measure_layer, row
 
 SETTING = Setting()
@@ -88,7 +89,7 @@ def test_table_1_is_the_papers(repo: Path) -> None:
 def test_windows_and_sliding_windows_are_told_apart() -> None:
     assert measure_layer(LAYERS["local_attention"], SETTING).partition
     assert not measure_layer(LAYERS["dw_conv"], SETTING).partition
-    assert measure_layer(LAYERS["static_window_shared"], SETTING).period == SETTING.window
+    assert measure_layer(LAYERS["static_window_shared"], SETTING).period == (SETTING.window, SETTING.window)
     assert measure_layer(LAYERS["low_rank_mlp"], SETTING).rank == 48
 
 

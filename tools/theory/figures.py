@@ -9,7 +9,8 @@ from torch import Tensor
 from models.mixers.base import Properties
 from models.theory.catalog import LAYERS, Setting
 from models.theory.curves import SHIFTS, WINDOW, Curves
-from models.theory.measure import ZERO, channel_by_channel
+from models.theory.examine import ZERO
+from models.theory.matrix import channel_by_channel
 from models.theory.relation import Arrow, Cell, Graph, relation_graph
 from models.theory.table import measure_layer
 from tools.theory import draw
