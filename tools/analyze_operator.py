@@ -41,31 +41,35 @@ from engine.config import parse_value
 from models.errors import UserError
 from models.mixers import list_mixers
 from models.theory.catalog import LAYERS, MORE, TABLE_1, Layer, Setting, find_layer
-from models.theory.curves import SHIFTS, SUBJECTS, WINDOW, measure_curves
-from models.theory.measure import Measurement
+from models.theory.curves import SHIFTS, SUBJECTS, WINDOW, Subject, find_subject, measure_curves
+from models.theory.examine import Measurement
 from models.theory.table import COLUMNS, declared, measure_layer, row
 from models.theory.translation import EXACT, translation_kind
 from tools.text import aligned
 
 KIND_WORDS = {"any": "any translation", "blocks": "translation by windows", "none": "no translation, exactly"}
+LEAST = 6  # side of the map; on a smaller one nearly every window is cut by a border
 NEURONS = 2048  # the matrix has their square, its rank takes their cube
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
     """The checked sizes. UserError names the argument that cannot be measured."""
-    for name in ("window", "channels", "heads"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: must be at least 1, not {getattr(args, name)}")
+    for name, least in (("window", 2), ("channels", 4), ("heads", 1)):  # generators have a quarter of the channels
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}: must be at least {least}, not {getattr(args, name)}")
     if args.channels % args.heads:
         raise UserError(f"--channels: {args.channels} cannot be split evenly into {args.heads} heads")
-    if args.size < 2 * args.window or args.size % args.window or args.size % 2:
-        nearest = 2 * args.window * max(1, round(args.size / (2 * args.window)))
+    if args.size < max(LEAST, 2 * args.window) or args.size % args.window or args.size % 2:
+        pair = 2 * args.window
+        nearest = pair * max(-(-LEAST // pair), round(args.size / pair))
         raise UserError(
-            f"--size: {args.size} must be an even number of at least two windows of {args.window}; try {nearest}"
+            f"--size: {args.size} must be an even number of at least two windows of {args.window} and at least "
+            f"{LEAST}; try {nearest}"
         )
     if args.size**2 * args.channels > NEURONS:
-        most = max(1, NEURONS // args.size**2)
-        raise UserError(f"--channels: {args.size}x{args.size} positions allow at most {most}, the matrix is square")
+        most = NEURONS // args.size**2
+        few = f"at most {most} channels" if most >= 4 else "fewer than 4 channels, so --size is too large"
+        raise UserError(f"--channels: {args.size}x{args.size} positions allow {few}, the matrix is square")
     return Setting(
         size=(args.size, args.size),
         window=args.window,
@@ -75,6 +79,19 @@ def setting_of(args: argparse.Namespace) -> Setting:
     )
 
 
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options by --set. UserError names one that is no option, or that no NAME is given for."""
+    if args.set and (args.table1 or args.all or not args.names):
+        raise UserError("--set: options belong to a NAME; they cannot be given for --table1, --all or nothing")
+    options = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set: '{text}' is not of the form key=value")
+        options[key] = parse_value(value, f"--set {key}")
+    return options
+
+
 def chosen_layers(args: argparse.Namespace) -> dict[str, Layer]:
     """The layers asked for, by name. UserError names one that does not exist."""
     chosen: dict[str, Layer] = {}
@@ -82,12 +99,7 @@ def chosen_layers(args: argparse.Namespace) -> dict[str, Layer]:
         chosen |= {**TABLE_1, "i_dynamic": MORE["i_dynamic"]}
     if args.all:
         chosen |= LAYERS
-    options = {}
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set: '{text}' is not of the form key=value")
-        options[key] = parse_value(value, f"--set {key}")
+    options = options_of(args)
     chosen |= {name: find_layer(name, options) for name in args.names}
     if not chosen:
         raise UserError("give a NAME, --table1 or --all (--list prints the names)")
@@ -114,7 +126,7 @@ def numbers(result: Measurement) -> dict[str, Any]:
     return {
         "window": list(result.window),
         "windows_see_each_other": not result.partition,
-        "period": result.period,
+        "period": result.period[0] if result.period[0] == result.period[1] else list(result.period),
         "channel_groups": result.channel_groups,
         "rank": result.rank,
         "neurons": result.neurons,
@@ -136,27 +148,34 @@ def print_table(entries: list[dict[str, Any]]) -> None:
     print(aligned([heads, *rows], rule=True))
 
 
-def print_translation(as_json: bool) -> None:
-    """Error over shift, diagonally, borders left out: each mixer, and a stage of two blocks of it."""
-    measured = {subject.label: measure_curves(subject) for subject in SUBJECTS}
+def chosen_subjects(args: argparse.Namespace) -> list[Subject]:
+    """The mixers whose curves are asked for. UserError names one that is no mixer of the zoo."""
+    options = options_of(args)
+    return [find_subject(name, options) for name in args.names] or SUBJECTS
+
+
+def print_translation(subjects: list[Subject], as_json: bool) -> None:
+    """Error over shift, borders left out: each mixer, and a stage of two blocks of it."""
+    measured = {subject.label: measure_curves(subject) for subject in subjects}
     if as_json:
         print(json.dumps({label: vars(curves) for label, curves in measured.items()}, indent=1))
         return
-    width = max(map(len, measured))
+    width = max(17, *map(len, measured))  # of the heading
     shifts = "".join(f"{shift:>8}" for shift in SHIFTS)
     print(f"{f'shift (windows of {WINDOW})':{width + 7}}{shifts}  equivalent to")
     for label, curves in measured.items():
         for part, errors in (("mixer", curves.mixer), ("stage", curves.stage)):
             cells = "".join(f"{error if error >= EXACT else 0:>8.3g}" for error in errors.values())
             kind = translation_kind(errors, WINDOW)
-            print(f"{label:{width}}  {part}{cells}  {KIND_WORDS[kind]}")
+            words = KIND_WORDS.get(kind, f"translation by {kind}")
+            print(f"{label:{width}}  {part}{cells}  {words}")
 
 
 @cli.command("analyze_operator")
 def main() -> int:
     args = parser().parse_args()
     if args.translation:
-        print_translation(args.json)
+        print_translation(chosen_subjects(args), args.json)
         return 0
     if args.list:
         print("\n".join(sorted({*LAYERS, *list_mixers()})))

@@ -140,7 +140,7 @@ class Mixer(nn.Module):
         return x
 
     def values(self, x: Tensor) -> Tensor:
-        """What is summed, (B, H, W, C), for a framed map."""
+        """What is summed, (B, H, W, C), for a framed map, position by position."""
         return x
 
     def local_weights(self, x: Tensor) -> LocalWeights:

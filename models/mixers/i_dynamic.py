@@ -47,7 +47,7 @@ class InhomogeneousConv(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
         super().__init__()
-        if dim % groups:
+        if groups < 1 or dim % groups:
             raise UserError(f"mixer_args.groups: {dim} channels cannot be split evenly into {groups} groups")
         self.generator = PositionKernels(dim, kernel_size, groups)
 
@@ -66,6 +66,12 @@ class InhomogeneousConv(nn.Module):
     def apart_macs(self, output: Tensor) -> int:
         """The sum over the window, which the paper's figures for classification leave out."""
         return output.numel() * self.generator.kernel_size**2
+
+
+def _of_stage(groups: Sequence[int], stage: int) -> int:
+    if not isinstance(groups, list | tuple) or len(groups) <= stage or not all(isinstance(n, int) for n in groups):
+        raise UserError(f"mixer_args.groups: must be a number, or one for each stage, not {groups!r}")
+    return groups[stage]
 
 
 @register_mixer("i_dynamic")
@@ -95,7 +101,7 @@ class InhomogeneousDynamic(DepthwiseMixer):
     def __init__(
         self, info: BlockInfo, *, window_size: int = 7, groups: int | Sequence[int] = 32, window_pad: bool = False
     ) -> None:
-        here = groups if isinstance(groups, int) else groups[info.stage]
+        here = groups if isinstance(groups, int) else _of_stage(groups, info.stage)
         operator = InhomogeneousConv(info.dim, window_size, here)
         super().__init__(info, operator, window_size=window_size, window_pad=window_pad)
         self.groups = here

@@ -88,6 +88,25 @@ MORE: dict[str, Layer] = {key: layer for key, layer in _KNOWN.items() if key not
 LAYERS: dict[str, Layer] = {**TABLE_1, **MORE}
 
 
+def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a mixer as its constructor takes them, of the type of its defaults.
+
+    Raises:
+        UserError: an option that it does not have, with the nearest, or of another type.
+    """
+    known = {key: value.default for key, value in mixer_options(name).items() if key != "window_size"}
+    for key, value in options.items():
+        if key == "window_size":
+            raise UserError("window_size: is no option here, every layer is measured with the same window (--window)")
+        if key not in known:
+            raise UserError(f"{key}: mixer {name!r} has no such option; {hint(key, known)}")
+        default = known[key]
+        as_typed = not isinstance(default, bool | str) or type(value) is type(default)
+        if not as_typed or (isinstance(default, int | float) and isinstance(value, str)):
+            raise UserError(f"{key}: {value!r} is not of the type of its default, {default!r}")
+    return dict(options)
+
+
 def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
     """A layer of the catalogue, or any mixer of the zoo with ``options``.
 
@@ -95,13 +114,7 @@ def find_layer(name: str, options: Mapping[str, Any]) -> Layer:
         UserError: no such layer or option, with the nearest.
     """
     if name in list_mixers() and (options or name not in LAYERS):
-        for key in options:
-            if key not in mixer_options(name):
-                raise UserError(f"{key}: mixer {name!r} has no such option; {hint(key, mixer_options(name))}")
-            default = mixer_options(name)[key].default
-            if isinstance(default, bool | str) and type(options[key]) is not type(default):
-                raise UserError(f"{key}: {options[key]!r} is not of the type of its default, {default!r}")
-        return _mixer(name, Variant(label=name, options=options))
+        return _mixer(name, Variant(label=name, options=checked_options(name, options)))
     if name not in LAYERS:
         raise UserError(f"{name!r} is not a layer; {hint(name, [*LAYERS, *list_mixers()])}")
     if options:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..errors import UserError
 from ..mixers.base import Properties
 from .catalog import Layer, Setting
-from .measure import Measurement, measure
+from .examine import Measurement
+from .measure import measure
 
 COLUMNS = {
     "positions": "sparse between positions",
@@ -40,8 +42,15 @@ def scaled(layer: Layer, setting: Setting) -> Setting:
 
 
 def declared(layer: Layer, setting: Setting) -> Properties:
-    """What the layer built in a setting says of itself."""
-    properties: Properties = layer.build(scaled(layer, setting)).properties  # type: ignore[assignment]
+    """What the layer built in a setting says of itself.
+
+    Raises:
+        UserError: it says nothing.
+    """
+    built = layer.build(scaled(layer, setting))
+    properties = getattr(built, "properties", None)
+    if not isinstance(properties, Properties):
+        raise UserError(f"{type(built).__name__}: declares no properties (see models/mixers/base.py)")
     return properties
 
 

@@ -1,7 +1,6 @@
 """Equivalence to translation (Appendix C): how far a layer's answer to a moved map is from its moved answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,13 +8,13 @@ from torch import Tensor
 EXACT = 1e-9
 """Relative error below which two answers are the same (float64)."""
 
-Kind = Literal["any", "blocks", "none"]
+DIRECTIONS = ((1, 0), (0, 1), (1, 1))
 
 
 def translation_errors(
     layer: Callable[[Tensor], Tensor], x: Tensor, shifts: Sequence[int], *, margin: int, stride: int = 1
 ) -> dict[int, float]:
-    """Relative error ``|f(T x) - T f(x)| / |T f(x)|`` for each shift, down and to the right by as much.
+    """Relative error ``|f(T x) - T f(x)| / |T f(x)|`` for each shift: the largest of down, across, and both by as much.
 
     The map is rolled, so what leaves at one side enters at the other and an average over the map stays the same.
     Positions whose neighbourhood reaches a border before or after the move are left out, as the paper does (footnote
@@ -35,18 +34,25 @@ def translation_errors(
         still = layer(x)
         errors = {}
         for shift in shifts:
-            moved = layer(torch.roll(x, (shift * stride, shift * stride), (1, 2)))
-            inner = slice(margin + shift, still.shape[1] - margin)
-            if inner.start >= inner.stop:
-                raise ValueError(f"a map of {still.shape[1]} is too small for shift {shift} and margin {margin}")
-            expected = torch.roll(still, (shift, shift), (1, 2))[:, inner, inner]
-            errors[shift] = float((moved[:, inner, inner] - expected).norm() / expected.norm())
+            rows, columns = (slice(margin + shift, length - margin) for length in still.shape[1:3])
+            for length, inner in zip(still.shape[1:3], (rows, columns), strict=True):
+                if inner.start >= inner.stop:
+                    raise ValueError(f"a map of {length} is too small for shift {shift} and margin {margin}")
+            errors[shift] = 0.0
+            for down, across in DIRECTIONS:
+                moved = layer(torch.roll(x, (down * shift * stride, across * shift * stride), (1, 2)))
+                expected = torch.roll(still, (down * shift, across * shift), (1, 2))[:, rows, columns]
+                error = float((moved[:, rows, columns] - expected).norm() / expected.norm())
+                errors[shift] = max(errors[shift], error)
     return errors
 
 
-def translation_kind(errors: Mapping[int, float], window: int) -> Kind:
-    """ "any" translation, those by whole "blocks" of the window, or "none" but standing still."""
+def translation_kind(errors: Mapping[int, float], window: int) -> str:
+    """ "any" translation, those by whole "blocks" of the window, by another step (its number), or "none"."""
     exact = {shift for shift, error in errors.items() if error < EXACT}
     if exact == set(errors):
         return "any"
-    return "blocks" if exact == {shift for shift in errors if shift % window == 0} else "none"
+    for step in sorted(exact - {0}):
+        if exact == {shift for shift in errors if shift % step == 0}:
+            return "blocks" if step == window else str(step)
+    return "none"

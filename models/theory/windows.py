@@ -22,10 +22,12 @@ def window_of(mixer: Mixer, x: Tensor, position: tuple[int, int], channel: int) 
     x = mixer.frame(x)
     if isinstance(mixer, WindowMixer):
         return _block_window(mixer, x, position, channel)
-    weight = mixer.local_weights(x).weight.detach()
+    local = mixer.local_weights(x)
+    weight = local.weight.detach()
     group = channel * weight.shape[-3] // x.shape[-1]
     if weight.dim() == 6:
-        weight = weight[0, position[0], position[1]]
+        row, column = ((at - by) % n for at, by, n in zip(position, local.shift, weight.shape[1:3], strict=True))
+        weight = weight[0, row, column]  # of the rolled map
     elif weight.dim() == 4:
         weight = weight[0]
     before = same_padding(weight.shape[-1])[0]

@@ -5,18 +5,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mixers import BlockInfo, build_mixer
+from models.mixers import BlockInfo, Mixer, build_mixer
+from models.mixers.base import LocalWeights
 from models.ops import local_aggregate
 from models.theory.layers import (
     ChannelSeparableMLP,
     Convolution,
     FullyConnected,
+    GlobalAttention,
     LowRankMLP,
     MultiScaleConvolution,
     Pointwise,
     Pyramid,
 )
-from models.theory.measure import channel_by_channel, connection_matrix, position_by_position, value_map
+from models.theory.matrix import channel_by_channel, connection_matrix, position_by_position
+from models.theory.measure import value_map
+from models.theory.windows import window_of
 
 N, C = 6, 3
 LINE = (1, N)
@@ -168,6 +172,51 @@ def test_equation_17_multi_scale_convolution_has_a_rank_for_each_resolution() ->
         assert torch.linalg.matrix_rank(matrix[part, part]) == 64 // 4**scale * dim
         start = part.stop
     assert torch.linalg.matrix_rank(matrix) == sum(64 // 4**scale * dim for scale, dim in enumerate(dims))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_the_value_map_of_global_attention_is_what_it_computes(reduction: int, heads: int) -> None:
+    """Equations 1 to 3 as PyTorch has them, over all positions; PVT pools keys and values first."""
+    layer = GlobalAttention(4, heads=heads, reduction=reduction).double()
+    x = torch.randn(1, 4, 6, 4, dtype=torch.float64)
+    pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), reduction).flatten(2).transpose(1, 2)
+    theirs = nn.MultiheadAttention(4, heads, batch_first=True).double()
+    parts = (layer.weights.query, layer.weights.key, layer.value)
+    theirs.in_proj_weight.data = torch.cat([part.weight for part in parts])
+    theirs.in_proj_bias.data = torch.cat([part.bias for part in parts])
+    theirs.out_proj.load_state_dict(layer.proj.state_dict())
+    expected = theirs(x.flatten(1, 2), pooled, pooled)[0].view(x.shape)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.proj(value_map(layer, x)(layer.value(x))), expected)
+
+
+class Rolled(Mixer):
+    """Weights of its own at each position, (H, W, 1, 3, 3), of a map that is rolled by (1, 2)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(BlockInfo(dim=2, resolution=size), window_size=3)
+        self.weight = nn.Parameter(torch.randn(*size, 1, 3, 3))
+
+    def local_weights(self, x: Tensor) -> LocalWeights:
+        return LocalWeights(self.weight[None], (1, 2))
+
+
+def test_the_window_of_an_output_on_a_rolled_map_is_its_row_of_the_matrix() -> None:
+    size = (5, 6)
+    mixer = Rolled(size).double()
+    x = torch.randn(1, *size, 2, dtype=torch.float64)
+    matrix = matrix_of(mixer, size, 2)[:, 0, :, 0].view(*size, *size)
+    for row, column in ((0, 0), (1, 1), (3, 4), (4, 5)):
+        window = window_of(mixer, x, (row, column), 0)
+        up, left = window.centre
+        spread = torch.zeros(size, dtype=torch.float64)
+        at_row, at_column = (row - 1) % size[0], (column - 2) % size[1]  # on the rolled map, which has borders
+        for i in range(3):
+            for j in range(3):
+                if 0 <= at_row + i - up < size[0] and 0 <= at_column + j - left < size[1]:
+                    spread[(row + i - up) % size[0], (column + j - left) % size[1]] = window.weights[i, j]
+        torch.testing.assert_close(matrix[row, column], spread)
 
 
 def test_equation_4_is_equation_6_for_a_convolution() -> None:

@@ -69,7 +69,7 @@ def test_the_picture_of_weights_has_a_frame_of_each_place_in_each_line(written: 
 
 def test_runs_are_called_by_their_operator_or_else_by_their_folder(tmp_path: Path) -> None:
     """An ablation is named after the model that it changes; a name that two runs share tells none apart."""
-    repo, folders = Path(__file__).resolve().parents[2], []
+    folders = []
     for name, base, changes in (
         ("A", "swin_nano", ["model.mixer=static_window"]),
         ("B", "swin_nano", ["model.mixer=static_window"]),
@@ -78,13 +78,36 @@ def test_runs_are_called_by_their_operator_or_else_by_their_folder(tmp_path: Pat
         ("E", "d_dw_conv_nano", []),
     ):
         folders.append(tmp_path / name)
-        config = load_config(repo / f"configs/quickstart/{base}.yaml", [f"output={folders[-1]}", *changes])
-        folders[-1].mkdir()
-        save_weights(folders[-1] / "best.safetensors", build_model(config.model).state_dict(), {})
-        (folders[-1] / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+        write_run(folders[-1], base, changes)
     models = load_all(folders)
     assert [trained.label for trained in models] == ["A", "B", "DW-Conv.", "D", "E"]
     assert [trained.name for trained in models] == ["a", "b", "dw_conv", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["data.mean=[0.5]"], r"D: its data\.mean is \(0\.5,\), that of .*C is \("),
+        (["model.img_size=56"], r"D: its model\.img_size is \(56, 56\), that of .*C is \(28, 28\)"),
+        (["model.depths=[1]", "model.num_heads=[2]"], "D: dw_conv_nano has one stage; the page also shows the second"),
+    ],
+)
+def test_runs_that_cannot_be_shown_side_by_side_are_named(changes: list[str], named: str, tmp_path: Path) -> None:
+    folders = []
+    for name, own in (("C", []), ("D", changes)):
+        folders.append(tmp_path / name)
+        write_run(folders[-1], "dw_conv_nano", own)
+    with pytest.raises(ValueError, match=named):
+        load_all(folders)
+
+
+def write_run(folder: Path, base: str, changes: list[str]) -> None:
+    """A run folder of untrained weights."""
+    repo = Path(__file__).resolve().parents[2]
+    config = load_config(repo / f"configs/quickstart/{base}.yaml", [f"output={folder}", *changes])
+    folder.mkdir()
+    save_weights(folder / "best.safetensors", build_model(config.model).state_dict(), {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
 
 
 def test_page_has_every_part(written: Path) -> None:

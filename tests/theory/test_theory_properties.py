@@ -15,8 +15,9 @@ from models.mixers.d_dw_conv import DynamicDepthwise
 from models.mixers.dw_conv import StaticDepthwise
 from models.mixers.window_attention import WindowAttention
 from models.theory.catalog import LAYERS, TABLE_1, Setting
+from models.theory.examine import Measurement
 from models.theory.layers import Convolution, FullyConnected, LowRankMLP
-from models.theory.measure import Measurement, measure
+from models.theory.measure import measure
 from models.theory.table import measure_layer, row
 
 SETTING = Setting()
@@ -85,10 +86,31 @@ def test_table_1_is_the_papers(repo: Path) -> None:
         assert row(measure_layer(TABLE_1[entry["key"]], SETTING).properties) == entry["paper"], entry["key"]
 
 
+README_WORDS = {"local": "local window", "per head": "per group", "no": "-"}
+
+
+def test_the_table_of_the_readme_is_measured(repo: Path) -> None:
+    parts = (repo / "README.md").read_text().split("\n\n")
+    head, _, *lines = next(part for part in parts if part.startswith("| operator | window ")).splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    assert names == ["operator", "window", "shared across positions", "shared across channels", "dynamic", "code"]
+    measured = []
+    for line in lines:
+        _, *marks, code = (cell.strip() for cell in line.strip("|").split("|"))
+        name = code[1 : code.index(".py]")]
+        assert code == f"[{name}.py](models/mixers/{name}.py)" and (repo / "models" / "mixers" / f"{name}.py").exists()
+        (key,) = (key for key, (mixer, variant) in mixer_variants().items() if mixer == name and variant.figure)
+        found = row(measure_layer(LAYERS[key], SETTING).properties)
+        columns = ("positions", "share_positions", "share_channels", "dynamic")
+        assert [README_WORDS.get(mark, mark) for mark in marks] == [found[column] for column in columns], name
+        measured.append(name)
+    assert measured == ["window_attention", "dw_conv", "d_dw_conv", "i_dynamic"]
+
+
 def test_windows_and_sliding_windows_are_told_apart() -> None:
     assert measure_layer(LAYERS["local_attention"], SETTING).partition
     assert not measure_layer(LAYERS["dw_conv"], SETTING).partition
-    assert measure_layer(LAYERS["static_window_shared"], SETTING).period == SETTING.window
+    assert measure_layer(LAYERS["static_window_shared"], SETTING).period == (SETTING.window, SETTING.window)
     assert measure_layer(LAYERS["low_rank_mlp"], SETTING).rank == 48
 
 

@@ -39,6 +39,27 @@ def test_translation_is_printed_as_error_over_shift(monkeypatch, capsys: pytest.
     assert [float(cell) == 0 for cell in lines["Window attention"].split()[3:12]] == [s % 4 == 0 for s in range(9)]
 
 
+def test_translation_of_the_mixers_that_are_named(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--translation static_window --set share_windows=true --json") == 0
+    (label, curves), *others = json.loads(capsys.readouterr().out).items()
+    assert not others and (label, curves["kind"]) == ("static_window", "blocks")
+    assert run(monkeypatch, "--translation static_window i_dynamic --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {label: curves["kind"] for label, curves in found.items()} == {"Static windows": "none", "I-Dynamic": "any"}
+
+
+def test_a_mixer_that_declares_nothing_is_named(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    build = StaticDepthwise.__init__
+
+    def forget(self: StaticDepthwise, *args: object, **options: object) -> None:
+        build(self, *args, **options)
+        self.properties = None
+
+    monkeypatch.setattr(StaticDepthwise, "__init__", forget)
+    assert run(monkeypatch, "dw_conv") == 2
+    assert "StaticDepthwise: declares no properties" in capsys.readouterr().err
+
+
 def test_a_wrong_declaration_is_exit_status_1(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     build = StaticDepthwise.__init__
 
@@ -61,10 +82,28 @@ def test_a_wrong_declaration_is_exit_status_1(monkeypatch, capsys: pytest.Captur
         ("dw_conv --set 'share_channels=[1'", "not valid YAML"),
         ("conv --set padding=zeros", "'conv' takes no options"),
         ("conv_attention --set form=post_conf", "the nearest valid one is post_conv"),
-        ("dw_conv --size 7", "--size: 7 must be an even number of at least two windows of 3; try 6"),
+        ("dw_conv --size 7", "--size: 7 must be an even number of at least two windows of 3 and at least 6; try 6"),
         ("dw_conv --channels 9", "--channels: 9 cannot be split evenly into 2 heads"),
-        ("dw_conv --channels 200", "--channels: 6x6 positions allow at most 56"),
+        ("dw_conv --channels 200", "--channels: 6x6 positions allow at most 56 channels"),
         ("dw_conv --heads 0", "--heads: must be at least 1, not 0"),
+        ("dw_conv --size 24 --channels 4", "--channels: 24x24 positions allow fewer than 4 channels, so --size is too"),
+        (
+            "dw_conv --size 4 --window 2",
+            "at least two windows of 2 and at least 6; try 8",
+        ),
+        ("d_dw_conv --channels 3 --heads 1", "--channels: must be at least 4, not 3"),
+        ("dw_conv --window 1", "--window: must be at least 2, not 1"),
+        ("dw_conv --set window_size=5", "window_size: is no option here"),
+        ("i_dynamic --set groups=abc", "groups: 'abc' is not of the type of its default, 32"),
+        ("i_dynamic --set groups=0", "mixer_args.groups: 8 channels cannot be split evenly into 0 groups"),
+        ("i_dynamic --set groups=-2", "mixer_args.groups: 8 channels cannot be split evenly into -2 groups"),
+        ("i_dynamic --set groups=[]", "mixer_args.groups: must be a number, or one for each stage, not []"),
+        ("i_dynamic --set groups=[a]", "mixer_args.groups: must be a number, or one for each stage, not ['a']"),
+        ("--table1 --set share_channels=true", "--set: options belong to a NAME"),
+        ("--all dw_conv --set share_channels=true", "--set: options belong to a NAME"),
+        ("--translation --set share_channels=true", "--set: options belong to a NAME"),
+        ("--translation conv", "'conv' is not a mixer; the nearest valid one is dw_conv"),
+        ("--translation dw_conv --set share_chanels=true", "the nearest valid one is share_channels"),
         ("", "give a NAME"),
     ],
 )

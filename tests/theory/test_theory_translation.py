@@ -84,8 +84,25 @@ def test_a_weight_that_depends_slightly_on_the_position_is_seen() -> None:
     ramp = torch.linspace(1, 1.0001, 20, dtype=torch.float64)[None, :, None, None]
     assert translation_kind(translation_errors(lambda v: v * ramp, x, SHIFTS, margin=2), WINDOW) == "none"
     assert translation_kind(translation_errors(lambda v: 2 * v, x, SHIFTS, margin=0), WINDOW) == "any"
+    along_diagonals = torch.arange(20.0)[:, None] - torch.arange(20.0)
+    skew = 1 + 1e-3 * along_diagonals.double()[None, :, :, None]  # blind to moves down and across by as much
+    assert translation_kind(translation_errors(lambda v: v * skew, x, SHIFTS, margin=2), WINDOW) == "none"
     with pytest.raises(ValueError, match="a map of 20 is too small for shift 8 and margin 6"):
         translation_errors(lambda v: v, x, SHIFTS, margin=6)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (20, 24)], ids=str)
+@pytest.mark.parametrize(("period", "kind"), [(1, "any"), (2, "2"), (3, "3"), (4, "blocks"), (5, "5")])
+def test_the_smallest_exact_step_is_found(period: int, kind: str, size: tuple[int, int]) -> None:
+    """A factor that repeats along one axis only, on maps that need not be square."""
+    x = torch.randn(1, *size, 2, dtype=torch.float64)
+    repeat = 1 + (torch.arange(120) % period).double()
+    for axis, shape in ((1, (-1, 1, 1)), (2, (-1, 1))):
+        factor = repeat[: size[axis - 1]].view(shape)
+        errors = translation_errors(lambda v, factor=factor: v * factor, x, SHIFTS, margin=0)
+        assert translation_kind(errors, WINDOW) == kind
+    with pytest.raises(ValueError, match="a map of 10 is too small for shift 8 and margin 1"):
+        translation_errors(lambda v: v, x[:, :, :10], SHIFTS, margin=1)
 
 
 FIGURE_4 = {

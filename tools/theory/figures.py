@@ -9,9 +9,11 @@ from torch import Tensor
 from models.mixers.base import Properties
 from models.theory.catalog import LAYERS, Setting
 from models.theory.curves import SHIFTS, WINDOW, Curves
-from models.theory.measure import ZERO, channel_by_channel
+from models.theory.examine import ZERO
+from models.theory.matrix import channel_by_channel
+from models.theory.measure import measure
 from models.theory.relation import Arrow, Cell, Graph, relation_graph
-from models.theory.table import measure_layer
+from models.theory.table import measure_layer, scaled
 from tools.theory import draw
 from tools.theory.draw import colored, enlarged, png, with_lines
 
@@ -182,13 +184,17 @@ SHOWN = {
 }
 
 
+def matrix_setting(name: str) -> Setting:
+    """Where a layer's matrix is taken; a layer that pools has the larger map that it needs."""
+    return scaled(LAYERS[name], replace(MATRIX_SETTING, size=(4, 4)) if name == "multi_scale_conv" else MATRIX_SETTING)
+
+
 def matrix_pictures() -> dict[str, tuple[str, str, bytes]]:
     """{name: (label, note, PNG)}, the entries clipped at half the largest so that small ones show."""
     pictures = {}
     for name, note in SHOWN.items():
-        layer = LAYERS[name]
-        setting = replace(MATRIX_SETTING, size=(4, 4)) if name == "multi_scale_conv" else SETTING
-        result = measure_layer(layer, setting)
+        layer, setting = LAYERS[name], matrix_setting(name)
+        result = measure(layer.build(setting), setting.size, setting.channels)
         matrix = channel_by_channel(result.matrix)
         note = note.format(rank=result.rank, neurons=result.neurons)
         factor = max(1, 288 // len(matrix))

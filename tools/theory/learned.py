@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import build_eval_loader
 from data.decode import open_image, upright
-from data.transforms import EvalTransform, channel_values
+from data.transforms import EvalTransform, channel_values, pair
 from engine.config import Config, load_config
 from engine.records import read_run
 from engine.run import train
@@ -74,7 +74,7 @@ def load_trained(folder: Path) -> Trained:
     """The model of a run folder with its best weights.
 
     Raises:
-        UserError: the folder is not a run's, or its model has no stages of mixers.
+        UserError: the folder is not a run's, or its model has no two stages of mixers.
     """
     run = read_run(folder)
     config = load_config(folder / "config.yaml", world_size=1)
@@ -83,6 +83,8 @@ def load_trained(folder: Path) -> Trained:
     first = getattr(model, "stages", None)
     if first is None or not isinstance(getattr(first[0].blocks[0], "mixer", None), Mixer):
         raise UserError(f"{folder}: {config.model.name} has no stages of token mixers")
+    if len(first) < 2:
+        raise UserError(f"{folder}: {config.model.name} has one stage; the page also shows the second")
     return Trained(config, model, folder)
 
 
@@ -90,14 +92,31 @@ def load_all(folders: Sequence[Path]) -> list[Trained]:
     """The models of some run folders, each with a label of its own: the operator's, else what its path has for itself.
 
     Raises:
-        UserError: as :func:`load_trained`.
+        UserError: as :func:`load_trained`, or the models do not look at the same images.
     """
     models, paths = [load_trained(folder) for folder in folders], run_labels(list(folders))
+    for trained in models[1:]:
+        for key, first, other in zip(SIGHT, _sight(models[0].config), _sight(trained.config), strict=True):
+            if first != other:
+                raise UserError(
+                    f"{trained.folder}: its {key} is {other}, that of {models[0].folder} is {first}; "
+                    "runs are shown side by side on images of one kind"
+                )
     families = [trained.family for trained in models]
     for trained, path in zip(models, paths, strict=True):
         alone = trained.family is not None and families.count(trained.family) == 1
         trained.label = LABELS[trained.family] if alone and trained.family else path
     return models
+
+
+SIGHT = ("model.img_size", "data.channels", "data.mean", "data.std")
+
+
+def _sight(config: Config) -> tuple[object, ...]:
+    """What an image is made into before a model sees it, in the order of :data:`SIGHT`."""
+    data = config.data
+    means, deviations = (channel_values(values, data.channels) for values in (data.mean, data.std))
+    return pair(config.model.img_size), data.channels, means, deviations
 
 
 def mixer_inputs(trained: Trained, image: Tensor) -> list[Tensor]:

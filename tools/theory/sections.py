@@ -9,7 +9,14 @@ from models.theory.curves import SUBJECTS, WINDOW, measure_curves
 from models.theory.table import COLUMNS, measure_layer, row
 from models.theory.translation import EXACT
 from tools.theory import html
-from tools.theory.figures import MATRIX_SETTING, connectivity_panels, draw_curves, draw_relation_graph, matrix_pictures
+from tools.theory.figures import (
+    MATRIX_SETTING,
+    connectivity_panels,
+    draw_curves,
+    draw_relation_graph,
+    matrix_pictures,
+    matrix_setting,
+)
 from tools.theory.learned import Sheet, Trained, mixer_inputs, over_channels, over_positions, shown_image
 
 KINDS = {
@@ -47,8 +54,10 @@ def introduction() -> str:
         which weights exist (<b>sparse connectivity</b>), which are equal (<b>weight sharing</b>), and whether they
         depend on the image (<b>dynamic weight</b>).
 
-        Nothing on this page is typed in. Each operator's own code was run, the map from its values to its output was
-        taken as a matrix by automatic differentiation, and what you see was read from that matrix."""
+        Figure 1, Table 1 and the matrices are measured: each operator's own code was run, the map from its values to
+        its output was taken as a matrix by automatic differentiation, and what you see was read from that matrix. The
+        relation graph is drawn from what the operators declare, which tests hold to the measurement; the curves and
+        the learned weights come from running the operators."""
     )
 
 
@@ -65,8 +74,8 @@ def properties(files: Files) -> str:
             "<h2>Which inputs reach one output (Figure 1)</h2>",
             html.paragraphs(
                 """The blue inputs reach the orange output. One row of a 6x6 map is drawn, with 4 channels and windows
-                of 3. Look at (c): local attention, DW-Conv., D-DW-Conv. and I-Dynamic have the same picture; it was
-                checked that they do (section 2.4)."""
+                of 3. Look at (c): local attention, DW-Conv., D-DW-Conv. and I-Dynamic have the same picture for an
+                output in the middle of its window; this was checked (section 2.4)."""
             ),
             html.grid(panels, "large"),
             "<h2>Table 1, as measured</h2>",
@@ -90,14 +99,16 @@ def matrices(files: Files) -> str:
         for name, (label, note, png) in matrix_pictures().items()
     ]
     height, width = MATRIX_SETTING.size
+    wide = matrix_setting("multi_scale_conv").size
     return "\n".join(
         [
             "<h2>Connection matrices (Appendix A)</h2>",
             html.paragraphs(
                 f"""Row: an output; column: an input; red positive, blue negative, white no connection. Channel by
                 channel as in equations 9 to 14: each grey square is one of {MATRIX_SETTING.channels} channels of a
-                {height}x{width} map. Weights on the diagonal squares only: no connection across channels. Equal
-                squares: shared across channels. The same stripe all along: shared across positions."""
+                {height}x{width} map ({wide[0]}x{wide[1]} for the multi-scale convolution). Weights on the diagonal
+                squares only: no connection across channels. Equal squares: shared across channels. The same stripe
+                all along: shared across positions."""
             ),
             html.grid(pictures),
         ]
@@ -111,9 +122,10 @@ def relation(files: Files) -> str:
             "<h2>Relation graph (Figures 2 and 4)</h2>",
             html.paragraphs(
                 """Drawn from what the layers declare, and tests hold that to be what is measured. Boxes with a warm
-                ground have dynamic weights. An arrow changes one property. Where layers stand in one box, only the
-                sharing of their weights differs: local attention and I-Dynamic share within groups of channels,
-                dynamic depth-wise convolution across positions. On a narrow screen the graph scrolls sideways."""
+                ground have dynamic weights. An arrow changes one property. Where layers stand in one box, the graph
+                does not tell them apart: local attention and I-Dynamic share within groups of channels, but the one
+                cuts the map into windows and compares features, the other slides and generates its weights; dynamic
+                depth-wise convolution shares across positions. On a narrow screen the graph scrolls sideways."""
             ),
             f'<div class="wide graph">{files.svg("figure4", draw_relation_graph())}</div>',
         ]
@@ -125,20 +137,23 @@ def translation(files: Files) -> str:
     panels = []
     for subject in SUBJECTS:
         curves = measure_curves(subject)
+        kind = KINDS.get(curves.kind, f"translation by {curves.kind}")
         name = subject.label.lower().replace(" ", "_").replace(".", "").replace(",", "")
         panels.append(
             html.figure(
                 files.svg(f"translation_{name}", draw_curves(curves)),
                 subject.label,
-                f"equivalent to {KINDS[curves.kind]}; largest error {worst(curves.mixer)}, stage {worst(curves.stage)}",
+                f"equivalent to {kind}; largest error {worst(curves.mixer)}, stage {worst(curves.stage)}",
             )
         )
     return "\n".join(
         [
             "<h2>Equivalence to translation (Appendix C)</h2>",
             html.paragraphs(
-                f"""The map is moved down and to the right, and the answer is compared with the moved answer, borders
-                left out. Zero means that the operator does not care where it stands. Windows here are {WINDOW}
+                f"""The map is moved down, across, and both by as much, and the answer is compared with the moved
+                answer, borders left out; the largest error is drawn. The map is rolled: what leaves at one side enters
+                at the other, so that the average over the map, from which D-DW-Conv. makes its kernels, stays the same.
+                Zero means that the operator does not care where it stands. Windows here are {WINDOW}
                 positions wide (grey lines). "Stage" is patch merging and two blocks, the second with shifted windows.
 
                 The stage of D-DW-Conv. is a little off zero: the kernels of its second block come from an average over
