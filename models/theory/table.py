@@ -1,6 +1,5 @@
 """Table 1 as measured: properties in the words of the paper's columns."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import UserError
@@ -58,8 +57,3 @@ def measure_layer(layer: Layer, setting: Setting, *, seed: int = 0) -> Measureme
     """Build a layer of the catalogue in a setting and measure it."""
     setting = scaled(layer, setting)
     return measure(layer.build(setting), setting.size, setting.channels, seed=seed)
-
-
-def measured_rows(layers: Mapping[str, Layer], setting: Setting) -> dict[str, dict[str, str]]:
-    """Measure each layer; rows by key."""
-    return {key: row(measure_layer(layer, setting).properties) for key, layer in layers.items()}

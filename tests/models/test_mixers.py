@@ -9,6 +9,7 @@ from mixer_case import MixerCase
 from torch import Tensor, nn
 
 import models
+from models.checkpoint import convert_state, load_pretrained
 from models.cost import DENSE, model_cost, paper_macs
 from models.errors import UserError
 from models.mixers import list_mixers, mixer_class
@@ -129,14 +130,14 @@ def test_weights_travel(mixer_case: MixerCase) -> None:
     other = copy.deepcopy(net)
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
-    models.checkpoint.load_pretrained(other, models.checkpoint.convert_state(net.state_dict()))
+    load_pretrained(other, convert_state(net.state_dict()))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
     wider = mixer_case.network(window_size=9)
     if mixer_case.key in BOUND_TO_THEIR_WINDOW:
         with pytest.raises(UserError, match=r"mixer\..*: shape"):
-            models.checkpoint.load_pretrained(wider, net.state_dict())
+            load_pretrained(wider, net.state_dict())
         return
-    models.checkpoint.load_pretrained(wider, net.state_dict())
+    load_pretrained(wider, net.state_dict())
     assert wider(torch.randn(2, 3, 64, 64)).isfinite().all()
 
 
