@@ -18,11 +18,11 @@ def aligned(lines: Sequence[Sequence[str]], *, right: bool = False, rule: bool =
     )
 
 
-def markdown_row(line: list[str]) -> str:
+def markdown_row(line: Sequence[str]) -> str:
     """One line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
 
 
-def markdown_table(lines: list[list[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its header first."""
     return "\n".join(markdown_row(line) for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
