@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
-from engine.dense.launch import _set_multi_scale
+from engine.dense.arguments import set_multi_scale
 from models import list_models
 from models.mm import ZooBackbone
 
@@ -149,7 +149,7 @@ def test_multi_scale_testing_is_of_the_picture_and_its_mirror_image() -> None:
 
 def test_multi_scale_testing_averages_the_models_answers_over_its_own_pipeline() -> None:
     config, plain = config_of("upernet", "dw_conv_tiny"), config_of("upernet", "dw_conv_tiny")
-    _set_multi_scale(config)
+    set_multi_scale(config)
     assert [step.type for step in config.test_dataloader.dataset.pipeline] == ["LoadImageFromFile", "TestTimeAug"]
     assert config.model.type == "SegTTAModel" and config.model.module == plain.model
 
