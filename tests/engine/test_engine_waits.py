@@ -9,6 +9,7 @@ from test_engine_step import WORLD, make_batches, make_config, mix_of
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import engine.build
 import engine.optim
 import engine.readback
 import engine.step
@@ -204,3 +205,24 @@ def test_numbers_come_back_through_pinned_memory(monkeypatch):
         with pytest.raises(DataDependentOutputException):  # what comes then is the look, and there is no value
             readback.values()
     assert order[3:] == ["waited"]
+
+
+def test_the_pass_that_settles_the_buckets_has_the_layout_of_a_step():
+    """A compiled network would be compiled again for a step whose images lie otherwise."""
+    config = make_config(channels_last=True)
+    state, seen = small_state(config), []
+    last = {"memory_format": torch.channels_last}
+    state.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous(**last)))
+    engine.build._settle_buckets(state, config, WORLD)
+    assert seen == [True]
+
+
+def test_fp32_is_not_tf32():
+    """torch's default lets cuDNN round the factors of a convolution to 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        engine.build.prepare_torch(make_config())
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

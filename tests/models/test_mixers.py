@@ -1,4 +1,6 @@
-"""What every mixer of the folder `models/mixers` must be able to do; a new file there is tested without a word here."""
+"""What every mixer of the folder `models/mixers` must be able to do; a new file there is tested without a word here,
+unless it refuses another window.
+"""
 
 import copy
 import re

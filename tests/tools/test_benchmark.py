@@ -186,3 +186,12 @@ def test_what_a_runtime_cannot_do_is_a_row_that_says_so() -> None:
         suites.group(replace(work, mode="train"), ["dw_conv_nano+openvino"]), {}, 2, time.monotonic() + 60
     )
     assert found["rows"][0]["error"] == "+openvino does not train" and "+openvino does not train" in group_table(found)
+
+
+def test_a_numbered_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the GPU, counts its memory and names it asks the current one."""
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    speed.checked(speed.parser().parse_args(["dw_conv_nano", "--device", "cuda:1"]))
+    assert chosen == ["cuda:1"]
